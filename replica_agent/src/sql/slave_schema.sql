@@ -1,0 +1,49 @@
+-- The agent's own small schema on a slave. Created by the agent; a slave needs no extension.
+create schema if not exists pyreplica_agent;
+
+-- Position of each agent that writes to this database; committed in the transaction that applied the changes.
+create table if not exists pyreplica_agent.position (
+    agent             text        not null,
+    slave             text        not null,
+    system_identifier text        not null, -- of the master
+    timeline          int         not null, -- of the master
+    rank              bigint      not null, -- applied are the transactions with a rank up to this ...
+    snapshot          pg_snapshot not null, -- ... that this snapshot sees
+    last_xid          xid8,                 -- the transaction whose rank it is, to recognise the master again
+    last_ts           timestamptz,          -- time of the last transaction applied, by the master's clock
+    batch             bigint      not null, -- number of the last batch, part of the GID
+    applied_at        timestamptz not null,
+    constraint position_pkey primary key (agent, slave)
+) with (fillfactor = 20);
+
+-- Tables whose rows have been copied. Changes by transactions that the snapshot sees are in the copy.
+create table if not exists pyreplica_agent.copied_table (
+    agent       text        not null,
+    slave       text        not null,
+    schema_name text        not null,
+    table_name  text        not null,
+    trigger_oid oid         not null, -- the capturing trigger on the master: another one means it was added anew
+    snapshot    pg_snapshot not null,
+    rows        bigint,               -- NULL when it was taken to be in step (initial = "current" or "oldest")
+    copied_at   timestamptz not null default clock_timestamp(),
+    constraint copied_table_pkey primary key (agent, slave, schema_name, table_name)
+);
+
+-- Changes that did not find the row they expected, or that stopped the slave.
+create table if not exists pyreplica_agent.conflict (
+    id         bigint      generated always as identity constraint conflict_pkey primary key,
+    at         timestamptz not null default clock_timestamp(),
+    agent      text        not null,
+    slave      text        not null,
+    conflict   text        not null, -- insert_exists, update_missing, update_differs, delete_missing, multiple_unique_conflicts
+    relation   text        not null,
+    op         text        not null,
+    key        text        not null,
+    detail     text,
+    applied    boolean     not null, -- whether the change was made all the same
+    rank       bigint      not null, -- of the transaction
+    xid        xid8        not null, -- on the master
+    ts         timestamptz not null,
+    username   text,
+    origin     text
+);

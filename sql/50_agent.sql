@@ -1,0 +1,118 @@
+-- What the agent calls on the master.
+
+-- Makes all that is visible now durable (for transactions with synchronous_commit = off); returns the position
+-- in the WAL up to which it is flushed.
+create function pyreplica.flush_wal() returns pg_lsn
+    language c as 'MODULE_PATHNAME', 'flush_wal_wrapper';
+comment on function pyreplica.flush_wal() is 'flushes the WAL so that what is visible cannot be lost in a crash';
+
+-- Empties chunk tables that every slave has passed, and lets writers go on to an empty one when theirs has grown.
+--
+-- A table is emptied only under ACCESS EXCLUSIVE, taken with NOWAIT: a writer keeps its lock to the end of its
+-- transaction, a prepared one to its COMMIT PREPARED, so under the lock all its rows are committed and visible to
+-- the next statement, which then checks every slave's position against them.
+-- Where the lock or the check fails nothing happens; the agent calls again later.
+--
+-- Slaves that keep the log beyond pyreplica.max_log_size are put to state 'needs copy' and no longer count.
+create function pyreplica.rotate_log() returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    -- A table this large is left for the next one. Small enough to stay in memory, large enough to rotate seldom.
+    rotate_size constant bigint := 16 * 1024 * 1024;
+    max_size bigint := pg_size_bytes(nullif(current_setting('pyreplica.max_log_size', true), ''));
+    log_size bigint;
+    current_no int;
+    log_table regclass;
+    kept boolean;
+    last_rank bigint;
+    last_xid xid8;
+    slow record;
+begin
+    -- Without slaves nothing is known to be applied, and one with initial = "oldest" may still come.
+    if not exists (select from pyreplica.slave) then
+        return;
+    end if;
+
+    if max_size > 0 then
+        loop
+            select sum(pg_total_relation_size(format('pyreplica.log_%s', i)::regclass)) into log_size
+              from generate_series(0, 2) i;
+            exit when log_size <= max_size;
+            -- The one that is farthest behind, unless nobody is behind.
+            select agent, name into slow from pyreplica.slave s
+             where state <> 'needs copy'
+               and exists (select from pyreplica.log l where l.final
+                           and (s.rank is null or l.id > s.rank))
+             order by rank nulls first limit 1;
+            exit when not found;
+            update pyreplica.slave
+               set state = 'needs copy', state_since = clock_timestamp(), error_since = clock_timestamp(),
+                   last_error = format('the log reached %s, the limit is pyreplica.max_log_size = %s',
+                                       pg_size_pretty(log_size), pg_size_pretty(max_size)),
+                   sqlstate = '53400', hint = 'Copy the slave again with "replica_agent copy".'
+             where agent = slow.agent and name = slow.name;
+            exit when not exists (select from pyreplica.slave where state <> 'needs copy');
+        end loop;
+    end if;
+
+    select last_value into current_no from pyreplica.log_current;
+    for i in 0 .. 2 loop
+        log_table := format('pyreplica.log_%s', i)::regclass;
+        if i = current_no or pg_relation_size(log_table) = 0 then
+            continue;
+        end if;
+        begin
+            execute format('lock table %s in access exclusive mode nowait', log_table);
+            execute format(
+                'select exists (select from pyreplica.slave s
+                                where s.state <> ''needs copy''
+                                  and (s.rank is null
+                                       or exists (select from %1$s l where l.final and l.id > s.rank)
+                                       or exists (select from %1$s l where l.xid >= pg_snapshot_xmax(s.snapshot))
+                                       or exists (select from %1$s l where l.xid in (select pg_snapshot_xip(s.snapshot)))))',
+                log_table) into kept;
+            if not kept then
+                execute format('select max(id), max(xid::text::numeric)::text::xid8 from %s', log_table)
+                    into last_rank, last_xid;
+                update pyreplica.horizon
+                   set rank = greatest(rank, coalesce(last_rank, 0)),
+                       xid = case when last_xid > xid then last_xid else xid end;
+                execute format('truncate table %s', log_table);
+            end if;
+        exception when lock_not_available then
+            null; -- a writer, a prepared transaction or pg_dump holds it
+        end;
+    end loop;
+
+    if pg_relation_size(format('pyreplica.log_%s', current_no)::regclass) >= rotate_size
+       and pg_relation_size(format('pyreplica.log_%s', (current_no + 1) % 3)::regclass) = 0 then
+        perform setval('pyreplica.log_current', (current_no + 1) % 3, true);
+    elsif pg_relation_size(format('pyreplica.log_%s', current_no)::regclass) >= rotate_size
+       and pg_relation_size(format('pyreplica.log_%s', (current_no + 2) % 3)::regclass) = 0 then
+        perform setval('pyreplica.log_current', (current_no + 2) % 3, true);
+    end if;
+end $$;
+comment on function pyreplica.rotate_log() is 'empties chunk tables that every slave has passed';
+
+-- What a slave with this position has not applied yet: changes, bytes and the time of the oldest.
+create function pyreplica.behind(rank bigint, snapshot pg_snapshot,
+                                 out changes bigint, out bytes bigint, out since timestamptz)
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select coalesce(sum(l.changes), 0),
+           coalesce(sum(case when l.chunks = 1 then octet_length(l.payload) else l.chunks * 8000 end), 0),
+           min(l.ts)
+      from pyreplica.log l
+     where l.final
+       and (l.id > coalesce($1, 0)
+            or l.xid >= pg_snapshot_xmax($2)
+            or l.xid in (select pg_snapshot_xip($2)))
+$$;
+
+create view pyreplica.slave_status as
+    select s.name, s.agent, s.state, s.state_since,
+           s.rank as applied_position, s.snapshot as applied_snapshot, s.applied_ts as applied_at, s.updated_at,
+           b.changes as changes_behind, b.bytes as bytes_behind,
+           coalesce(extract(epoch from clock_timestamp() - b.since), 0)::numeric(20, 3) as seconds_behind,
+           s.last_error, s.sqlstate, s.hint, s.error_since
+      from pyreplica.slave s, pyreplica.behind(s.rank, s.snapshot) b;
+comment on view pyreplica.slave_status is 'one row per slave: where it stands, how far behind it is, and what stops it';

@@ -1,0 +1,31 @@
+-- Who may do what.
+--
+-- What is in the log runs on the slaves. It gets there only by the triggers, which only the owner of a table can
+-- attach (add_table), and by INSERT on replica_log, which nobody has until it is granted.
+-- The log is read by the agent's role only: grant it with pyreplica.allow_agent(role).
+
+revoke all on all functions in schema pyreplica from public;
+revoke all on all tables in schema pyreplica from public;
+grant usage on schema pyreplica to public;
+grant execute on function
+    pyreplica.add_table(regclass), pyreplica.remove_table(regclass), pyreplica.add_all_tables(name),
+    pyreplica.objection(regclass)
+    to public;
+grant select on pyreplica.replicated_table to public;
+
+create function pyreplica.allow_agent(role regrole) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    execute format('grant select on pyreplica.log, pyreplica.replica_log, pyreplica.slave_status, pyreplica.horizon,
+                                    pyreplica.log_id to %s', role);
+    execute format('grant select, insert, update, delete on pyreplica.slave, pyreplica.decision to %s', role);
+    execute format('grant execute on function pyreplica.rotate_log(), pyreplica.flush_wal(),
+                                              pyreplica.behind(bigint, pg_snapshot),
+                                              pyreplica.decode_chunk(bytea),
+                                              pyreplica.join_pieces(xid8, bigint, bigint) to %s', role);
+end $$;
+comment on function pyreplica.allow_agent(regrole) is
+    'grants what the agent needs of the log; SELECT on the replicated tables comes besides';
+revoke all on function pyreplica.allow_agent(regrole) from public;
+
+-- Kept by pg_dump: nothing. A restored master starts with an empty log; a slave that is a restored dump has none.

@@ -1,0 +1,1 @@
+//! One binary; a line on each module.

@@ -1,0 +1,1 @@
+//! Throw-away servers and the real agent for tests and the demo.
