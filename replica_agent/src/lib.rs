@@ -1,1 +1,10 @@
-//! The agent.
+//! The agent: reads the log of a PyReplica master and applies it to its slaves.
+//!
+//! Modules in reading order. Data flows one way, reader -> applier -> commit; only the position comes back, and
+//! `pipeline` and `group` alone know them all.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod retry;
+pub mod quote;
+pub mod wake;
