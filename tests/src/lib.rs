@@ -1,1 +1,16 @@
-//! Throw-away servers and the real agent for tests and the demo.
+//! Throw-away servers and the real agent, for tests and the demo. In reading order.
+
+#![forbid(unsafe_code)]
+
+pub mod keeper;
+pub mod wait;
+
+pub mod cluster;
+
+pub mod db;
+
+pub mod agent;
+
+pub mod check;
+
+pub mod trio;

@@ -1,0 +1,44 @@
+//! The tests' own means: a comparison that could not see a difference would make every other test worthless.
+
+use pyreplica_tests::check::compare;
+use pyreplica_tests::trio::shared_servers;
+
+#[test]
+fn comparison_names_each_kind_of_difference() {
+    // GIVEN two tables with one row equal, one changed, one only here and one only there
+    let servers = shared_servers();
+    let left = servers[0].create_db("harness", "");
+    let right = servers[1].create_db("harness", "");
+    let table = "create table t (a int, \"B c\" text, v float8, primary key (a, \"B c\"))";
+    left.run(&format!(
+        "{table}; insert into t values (1, 'x', 0.1), (2, 'x', 1), (10, 'x', 1), (3, 'only left', null)"
+    ));
+    right.run(&format!(
+        "{table}; insert into t values (1, 'x', 0.1), (2, 'x', '-0'), (10, 'x', 1), (4, 'only right', 1)"
+    ));
+
+    // WHEN they are compared
+    let difference = compare(&left, &right, "public.t").unwrap_err();
+
+    // THEN the rows are named, each with its side
+    assert!(difference.contains("differs in 3 rows between master (-) and slave1 (+)"), "{difference}");
+    assert!(difference.contains("- 2\tx\tx\t2\t1\n+ 2\tx\tx\t2\t-0"), "{difference}");
+    assert!(difference.contains("- 3\tonly left"), "{difference}");
+    assert!(difference.contains("+ 4\tonly right"), "{difference}");
+
+    right.run(
+        "truncate t; insert into t values (1, 'x', 0.1), (2, 'x', 1), (10, 'x', 1), (3, 'only left', null)",
+    );
+    assert_eq!(compare(&left, &right, "public.t"), Ok(4));
+}
+
+#[test]
+fn comparison_refuses_tables_of_different_shape() {
+    let servers = shared_servers();
+    let left = servers[0].create_db("harness_shape", "");
+    let right = servers[1].create_db("harness_shape", "");
+    left.run("create table t (a int primary key, v text)");
+    right.run("create table t (a int primary key, v varchar(5))");
+    let difference = compare(&left, &right, "t").unwrap_err();
+    assert!(difference.contains("character varying(5)"), "{difference}");
+}
