@@ -1,0 +1,46 @@
+# The few commands everybody uses; CI calls the same ones.
+#
+# PG_CONFIG   of the PostgreSQL to build for (default: Debian's PostgreSQL 15)
+# PREFIX      where `make install` puts the agent (default: /usr/local)
+# TEST        run only the server tests whose names contain this
+
+SHELL = /bin/sh
+PREFIX ?= /usr/local
+PG_CONFIG ?=
+TEST ?=
+export PG_CONFIG
+
+DEBIAN_PG_CONFIG = /usr/lib/postgresql/15/bin/pg_config
+TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))
+
+.PHONY: help demo test check deps install package
+
+help:
+	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
+	@echo 'make test      all tests, on private servers'
+	@echo 'make check     format, lints and the tests that need no server'
+	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent into PREFIX/bin'
+	@echo 'make package   both as an archive under target/'
+	@echo 'make deps      what demo and test install: Debian packages, cargo-pgrx'
+
+demo: deps
+	@scripts/with-postgres.sh scripts/demo.sh
+
+test: deps
+	@scripts/with-postgres.sh scripts/test.sh $(TEST)
+
+check:
+	@scripts/install-deps.sh agent
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+	@scripts/lint-extension.sh
+	cargo test --quiet -p replica_agent
+
+deps:
+	@scripts/install-deps.sh all
+
+install: deps
+	@scripts/install.sh "$(TARGET_PG_CONFIG)" "$(PREFIX)"
+
+package: deps
+	@scripts/package.sh "$(TARGET_PG_CONFIG)"

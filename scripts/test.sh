@@ -1,0 +1,27 @@
+#!/bin/sh
+# The tests, from the inside out; run by with-postgres.sh.
+set -eu
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "pure tests of the agent"
+cargo test --quiet -p replica_agent
+
+step "the extension in a server"
+if [ "$(id -u)" = 0 ]; then
+    # PostgreSQL refuses root.
+    user=${PYREPLICA_RUN_AS:-postgres}
+    pgdata=$(mktemp -d)
+    trap 'rm -rf "$pgdata"' EXIT
+    chown "$user" "$pgdata"
+    cargo pgrx test pg15 -p pyreplica --runas "$user" --pgdata "$pgdata/data"
+    rm -rf "$pgdata"
+else
+    cargo pgrx test pg15 -p pyreplica
+fi
+
+step "master, slaves and agent"
+scripts/build-for-servers.sh --features failpoints
+# Tests mostly wait for servers: more of them at once than there are processors.
+PYREPLICA_AGENT=$PWD/target/release/replica_agent \
+    cargo test -p pyreplica_tests -- --test-threads="${TEST_THREADS:-4}" "$@"

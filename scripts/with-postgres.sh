@@ -1,0 +1,59 @@
+#!/bin/sh
+# Runs a command with a private copy of PostgreSQL, so that no test build ever reaches an installed server.
+#   with-postgres.sh COMMAND...
+# PG_CONFIG, PGRX_HOME and PATH name the copy for the command. PostgreSQL finds its files relative to its programs,
+# so a copy works anywhere. It is removed afterwards.
+set -eu
+cd "$(dirname "$0")/.."
+
+pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+bin=$("$pg_config" --bindir)
+lib=$("$pg_config" --pkglibdir)
+share=$("$pg_config" --sharedir)
+include=$("$pg_config" --includedir-server)
+
+# The directory above all of them.
+prefix=$bin
+for path in "$lib" "$share" "$include"; do
+    while [ "${path#"$prefix"/}" = "$path" ]; do
+        prefix=${prefix%/*}
+    done
+done
+
+# Always the same place, or pgrx builds its bindings anew. Servers of root run as another user, which may not get
+# into the working tree.
+if [ "$(id -u)" = 0 ]; then
+    copy=/var/cache/pyreplica-test-$(pwd | cksum | cut -d ' ' -f 1)
+else
+    copy=$PWD/target/postgres
+fi
+# One run at a time in a working tree.
+mkdir -p target
+exec 9>target/postgres.lock
+flock 9
+trap 'rm -rf "$copy"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+rm -rf "$copy"
+for path in "$bin" "$lib" "$share"; do
+    part=$copy/${path#"$prefix"/}
+    mkdir -p "$part"
+    cp -a "$path/." "$part"
+done
+part=$copy/${include#"$prefix"/}
+mkdir -p "${part%/*}"
+ln -s "$include" "$part"
+# An extension of the installed server has no place in the copy.
+rm -f "$copy/${share#"$prefix"/}"/extension/pyreplica* "$copy/${lib#"$prefix"/}"/pyreplica.so
+
+bin=$copy/${bin#"$prefix"/}
+PG_CONFIG=$bin/pg_config
+PATH=$bin:$PATH
+PGRX_HOME=$PWD/target/pgrx
+export PG_CONFIG PATH PGRX_HOME
+wanted="pg15 = \"$PG_CONFIG\""
+if ! grep -qsF "$wanted" "$PGRX_HOME/config.toml"; then
+    mkdir -p "$PGRX_HOME"
+    printf '[configs]\n%s\n' "$wanted" >"$PGRX_HOME/config.toml"
+fi
+"$@" 9>&-
