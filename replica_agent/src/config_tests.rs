@@ -1,0 +1,119 @@
+use super::*;
+
+const MASTER: &str = "[master]\ndsn = \"host=db1 dbname=shop user=a\"\n";
+const SLAVE: &str =
+    "[[slave]]\nname = \"reports\"\ndsn = \"host=db2 dbname=shop user=b password=TOPSECRET\"\n";
+
+fn fails(text: &str, message: &str, hint: &str) {
+    let e = Config::parse(text).unwrap_err();
+    assert_eq!(e.kind(), Kind::Config);
+    assert_eq!(e.message(), message, "{text}");
+    assert!(e.hint_text().unwrap_or("").contains(hint), "{text}: {:?}", e.hint_text());
+    assert!(!e.report().contains("TOPSECRET"), "{}", e.report());
+}
+
+#[test]
+fn defaults() {
+    let config = Config::parse(&format!("{MASTER}{SLAVE}")).unwrap();
+    assert_eq!(config.agent_name(), "shop");
+    assert_eq!(config.agent.commit, CommitMode::Independent);
+    assert_eq!((config.agent.batch_rows, config.agent.timer), (10_000, Duration::from_secs(5)));
+    let slave = config.slave("reports").unwrap();
+    assert_eq!((slave.initial, slave.two_phase), (Initial::Copy, true));
+    assert!(!format!("{config:?}").contains("TOPSECRET"));
+    assert_eq!(config.slave("report").unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn everything_can_be_set() {
+    let text = format!(
+        "{MASTER}[agent]\nname = \"x\"\ncommit = \"atomic\"\nbatch_rows = 7\nbatch_bytes = 8\ntimer_seconds = 0.5\n\
+         {SLAVE}initial = \"oldest\"\ntwo_phase = true\n"
+    );
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.agent_name(), "x");
+    assert_eq!(config.agent.commit, CommitMode::Atomic);
+    assert_eq!((config.agent.batch_rows, config.agent.batch_bytes), (7, 8));
+    assert_eq!(config.agent.timer, Duration::from_millis(500));
+    assert_eq!(config.slaves[0].initial, Initial::Oldest);
+}
+
+#[test]
+fn errors() {
+    let both = |more: &str| format!("{MASTER}{more}{SLAVE}");
+    let slave = |more: &str| format!("{MASTER}{SLAVE}{more}");
+    fails("", "[master] is missing", "dsn");
+    fails(MASTER, "no slave is configured", "[[slave]]");
+    fails(SLAVE, "[master] is missing", "dsn");
+    fails("[master]\ndns = \"\"\n", "unknown key \"dns\" in [master]", "\"dsn\"");
+    fails(&both("[agnet]\n"), "unknown key \"agnet\" at the top level", "\"agent\"");
+    fails(&both("[agent]\ncomit = \"atomic\"\n"), "unknown key \"comit\" in [agent]", "\"commit\"");
+    fails(&slave("two_face = true\n"), "unknown key \"two_face\" in [[slave]] \"reports\"", "\"two_phase\"");
+    fails(&slave("[[slave]]\ndsn = \"\"\n"), "key \"name\" is missing in [[slave]] number 2", "");
+    fails(&both("[slave]\n"), "line 4: duplicate key", "");
+    fails("[slave]\nname = \"x\"\n[master]\ndsn=\"\"", "\"slave\" is not a list of tables", "[[slave]]");
+    fails(&slave(&SLAVE.replace("db2", "db3")), "two slaves have the name \"reports\"", "its own");
+    fails(&slave(&SLAVE.replace("reports", "x")), "slaves \"reports\" and \"x\" are the same database", "");
+    fails(&format!("{MASTER}{}", SLAVE.replace("db2", "db1")), "slave \"reports\" is the master itself", "");
+    fails(&both("[agent]\nbatch_rows = 0\n"), "batch_rows in [agent] cannot be 0", "");
+    fails(&both("[agent]\ntimer_seconds = 0\n"), "timer_seconds in [agent] is not between 0.1 and 3600", "");
+    fails(
+        &slave("two_phase = false\n[agent]\ncommit = \"atomic\"\n"),
+        "slave \"reports\" cannot have two_phase = false",
+        "",
+    );
+    fails(
+        &slave("[[slave]]\nname = \"x\"\ndsn = \"hots=db3\"\n"),
+        "dsn of slave \"x\": unknown connection option \"hots\"",
+        "\"host\"",
+    );
+}
+
+#[test]
+fn names() {
+    let named = |name: &str| format!("{MASTER}{}", SLAVE.replace("\"reports\"", name));
+    fails(&named("\"\""), "name of slave \"\" is empty", "");
+    fails(&named("\"a:b\""), "name of slave \"a:b\" contains a colon", "");
+    fails(&named("\"a\\nb\""), "name of slave \"a\\nb\" contains a control character", "");
+    fails(&named("\" a\""), "name of slave \" a\" begins or ends with a blank", "");
+    Config::parse(&named("\"Köln 'x' \\\\ %\"")).unwrap();
+    let fits = "x".repeat(NAMES_BYTES_MAX - "shop".len());
+    Config::parse(&named(&format!("{fits:?}"))).unwrap();
+    let long = format!("{fits}x");
+    fails(&named(&format!("{long:?}")), &format!("name of slave \"{long}\" is too long"), "");
+    fails(
+        &format!("{}{SLAVE}", MASTER.replace("shop", "a:b")),
+        "name of agent \"a:b\" contains a colon",
+        "name = ... in [agent]",
+    );
+}
+
+#[test]
+fn wrong_types_name_the_line_and_not_the_text() {
+    let check = |text: &str, line: &str| {
+        let e = Config::parse(text).unwrap_err();
+        assert!(e.message().starts_with(line), "{e}");
+        assert!(!e.report().contains("TOPSECRET"), "{}", e.report());
+    };
+    check(&format!("{MASTER}{SLAVE}two_phase = 1\n"), "line 6: ");
+    check(&format!("{MASTER}{SLAVE}initial = \"cpoy\"\n"), "line 6: unknown variant `cpoy`");
+    check("[master]\ndsn = \"password=TOPSECRET\n", "line 2: ");
+    check("[master]\ndsn = password=TOPSECRET\n", "line 2: ");
+    check("[master]\ndsn = [\"password=TOPSECRET\"]\n", "");
+}
+
+#[test]
+fn files() {
+    let e = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+    assert!(
+        e.message().starts_with("could not read configuration file \"/nonexistent/agent.toml\": "),
+        "{e}"
+    );
+    assert!(e.hint_text().unwrap().contains("--config"));
+    let file = std::env::temp_dir().join(format!("agent-{}.toml", std::process::id()));
+    std::fs::write(&file, "[mastr]\n").unwrap();
+    let e = Config::load(&file).unwrap_err();
+    assert!(e.message().starts_with("configuration file \""), "{e}");
+    assert!(e.message().ends_with(": unknown key \"mastr\" at the top level"), "{e}");
+    std::fs::remove_file(&file).unwrap();
+}

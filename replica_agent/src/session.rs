@@ -1,0 +1,342 @@
+//! Opens connections to master and slaves, with every setting pinned on which the meaning of data depends.
+//!
+//! In: a checked `Dsn`. Out: a `Client` ready for use, or an error that says whom it could not reach and why.
+//! Invariants: no session runs without its pinned settings, whatever role or database have set; values read
+//! from one side as text mean the same on the other; no connection attempt outlasts its timeout.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::x509::store::X509StoreBuilder;
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
+use postgres_openssl::MakeTlsConnector;
+
+use crate::config::Slave;
+use crate::dsn::{Dsn, Host, SslMode};
+use crate::error::{Error, Kind, Result};
+use crate::quote;
+
+/// Both sides: the text form of every value, and no limit that would end a session of ours for being patient.
+const PINNED: &[(&str, &str)] = &[
+    ("client_encoding", "UTF8"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("TimeZone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("standard_conforming_strings", "on"),
+    // Names come out qualified and nobody's objects get in before PostgreSQL's own.
+    ("search_path", "pg_catalog"),
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    ("jit", "off"),
+];
+
+/// The log is never analysed (it is emptied before statistics could be of use), so the planner is told.
+const PINNED_MASTER: &[(&str, &str)] = &[("enable_seqscan", "off"), ("default_transaction_read_only", "off")];
+
+const PINNED_SLAVE: &[(&str, &str)] = &[
+    ("default_transaction_read_only", "off"),
+    // What is reported as applied must survive a crash of the slave.
+    ("synchronous_commit", "on"),
+    ("check_function_bodies", "off"),
+];
+
+/// Opens a session on the master; the purpose shows in `pg_stat_activity`.
+pub fn connect_master(dsn: &Dsn, purpose: &str) -> Result<Client> {
+    let mut client = connect(dsn, "master", purpose)?;
+    pin(&mut client, "master", PINNED_MASTER)?;
+    Ok(client)
+}
+
+/// Opens a session on a slave, in which triggers and foreign keys of the slave rest where that is allowed.
+pub fn connect_slave(slave: &Slave) -> Result<Client> {
+    let what = format!("slave \"{}\"", slave.name);
+    let mut client = connect(&slave.dsn, &what, &slave.name)?;
+    pin(&mut client, &what, PINNED_SLAVE)?;
+    if let Err(e) = client.batch_execute("set session_replication_role = replica") {
+        if e.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            return Err(Error::from_pg(format!("could not set session_replication_role on {what}"), e));
+        }
+        warn_role_once(slave);
+    }
+    Ok(client)
+}
+
+/// What to run on a slave so that its triggers do not fire for what is applied.
+pub fn replication_role_grant(user: &str) -> String {
+    format!("GRANT SET ON PARAMETER session_replication_role TO {}", quote::ident(user))
+}
+
+/// Key of the advisory lock on the master by which one agent is elected for a slave; with an empty slave
+/// name, for an atomic group.
+///
+/// FNV-1a over both names: the same in every version and on every machine.
+pub fn lock_key(agent: &str, slave: &str) -> i64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in [b"pyreplica", agent.as_bytes(), slave.as_bytes()].join(&0) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    hash as i64
+}
+
+fn warn_role_once(slave: &Slave) {
+    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(slave.name.clone()) {
+        log::warn!(
+            "role \"{}\" may not set session_replication_role on slave \"{}\": its triggers and foreign keys fire \
+             for replicated changes too; to change that run there as superuser: {}",
+            slave.dsn.user(),
+            slave.name,
+            replication_role_grant(slave.dsn.user())
+        );
+    }
+}
+
+fn pin(client: &mut Client, what: &str, more: &[(&str, &str)]) -> Result<()> {
+    let settings: String =
+        PINNED.iter().chain(more).map(|(name, value)| format!("set {name} = '{value}';")).collect();
+    client
+        .batch_execute(&settings)
+        .map_err(|e| Error::from_pg(format!("could not set up the session on {what}"), e))
+}
+
+/// Tries the hosts in their order, as libpq does.
+fn connect(dsn: &Dsn, what: &str, purpose: &str) -> Result<Client> {
+    let mut failures: Vec<Error> = Vec::new();
+    for host in &dsn.hosts {
+        let place = format!(
+            "could not connect to {what} (host {}, port {}, database {}, user {})",
+            host.name, host.port, dsn.dbname, dsn.user
+        );
+        match connect_host(dsn, host, &place, purpose) {
+            Ok(client) => return Ok(client),
+            Err(e) => failures.push(e),
+        }
+    }
+    let Some(last) = failures.pop() else {
+        return Err(Error::new(Kind::Config, format!("no host to connect to for {what}")));
+    };
+    Err(match failures.is_empty() {
+        true => last,
+        false => {
+            let others: Vec<_> = failures.iter().map(|e| format!("{e:#}")).collect();
+            last.detail(format!("Tried before: {}.", others.join("; ")))
+        }
+    })
+}
+
+fn connect_host(dsn: &Dsn, host: &Host, place: &str, purpose: &str) -> Result<Client> {
+    let plain = |mode| client_config(dsn, host, purpose, mode);
+    let wrong_side = |e: &postgres::Error| e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    // TLS is never used over a Unix-domain socket. Where libpq may choose, it tries the other way when
+    // pg_hba.conf refuses the first.
+    let tried = match if host.is_socket() { SslMode::Disable } else { dsn.ssl_mode } {
+        SslMode::Disable => within(dsn, plain(postgres::config::SslMode::Disable), None),
+        SslMode::Allow => match within(dsn, plain(postgres::config::SslMode::Disable), None) {
+            Err(Failure::Server(e)) if wrong_side(&e) => {
+                within(dsn, plain(postgres::config::SslMode::Require), Some(tls(dsn, place)?))
+            }
+            tried => tried,
+        },
+        SslMode::Prefer => {
+            match within(dsn, plain(postgres::config::SslMode::Prefer), Some(tls(dsn, place)?)) {
+                Err(Failure::Server(e)) if wrong_side(&e) => {
+                    within(dsn, plain(postgres::config::SslMode::Disable), None)
+                }
+                tried => tried,
+            }
+        }
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+            within(dsn, plain(postgres::config::SslMode::Require), Some(tls(dsn, place)?))
+        }
+    };
+    tried.map_err(|failure| match failure {
+        Failure::Timeout(limit) => {
+            Error::new(Kind::Connection, format!("{place}: no answer within {} s", limit.as_secs()))
+                .hint("Is the server running, and can this machine reach it? connect_timeout in the dsn sets the limit.")
+        }
+        Failure::Server(e) => explain(dsn, place, e),
+    })
+}
+
+/// Adds what to do next where the cause alone does not say it.
+fn explain(dsn: &Dsn, place: &str, e: postgres::Error) -> Error {
+    let code = e.code().cloned();
+    let error = Error::from_pg(place, e).with_kind(Kind::Connection);
+    match code {
+        Some(SqlState::INVALID_PASSWORD) => {
+            error.hint("Correct the password in the dsn, PGPASSWORD or the password file.")
+        }
+        Some(SqlState::INVALID_CATALOG_NAME) => error.hint(format!(
+            "Create it with CREATE DATABASE {}, or correct dbname in the dsn.",
+            quote::ident(&dsn.dbname)
+        )),
+        Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            error.hint("Create the role, or add a line for it to pg_hba.conf of that server and reload it.")
+        }
+        _ => error,
+    }
+}
+
+enum Failure {
+    Server(postgres::Error),
+    Timeout(Duration),
+}
+
+/// Connects on a thread of its own: the library's timeout ends with the TCP handshake, and a server that
+/// takes a connection and then says nothing would hold us for ever.
+fn within(
+    dsn: &Dsn,
+    config: postgres::Config,
+    tls: Option<MakeTlsConnector>,
+) -> std::result::Result<Client, Failure> {
+    let connect = move || match tls {
+        Some(tls) => config.connect(tls),
+        None => config.connect(NoTls),
+    };
+    let Some(limit) = dsn.connect_timeout else { return connect().map_err(Failure::Server) };
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        // Nobody listens any more when it took too long; then the connection is closed here.
+        sender.send(connect()).ok();
+    });
+    match receiver.recv_timeout(limit) {
+        Ok(connected) => connected.map_err(Failure::Server),
+        Err(_) => Err(Failure::Timeout(limit)),
+    }
+}
+
+fn client_config(dsn: &Dsn, host: &Host, purpose: &str, mode: postgres::config::SslMode) -> postgres::Config {
+    let mut config = postgres::Config::new();
+    config.host(&host.name).port(host.port).user(&dsn.user).dbname(&dsn.dbname).ssl_mode(mode);
+    if let Some(addr) = host.addr {
+        config.hostaddr(addr);
+    }
+    if let Some(password) = dsn.password(host) {
+        config.password(password);
+    }
+    if let Some(options) = &dsn.options {
+        config.options(options);
+    }
+    if let Some(limit) = dsn.connect_timeout {
+        config.connect_timeout(limit);
+    }
+    let keepalives = dsn.keepalives;
+    config
+        .application_name(dsn.application_name.as_deref().unwrap_or(&format!("replica_agent {purpose}")))
+        .target_session_attrs(dsn.target_session_attrs)
+        .channel_binding(dsn.channel_binding)
+        .keepalives(keepalives.on)
+        .keepalives_idle(keepalives.idle)
+        .keepalives_interval(keepalives.interval)
+        .keepalives_retries(keepalives.count)
+        .notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
+    if !keepalives.user_timeout.is_zero() {
+        config.tcp_user_timeout(keepalives.user_timeout);
+    }
+    config
+}
+
+/// TLS as libpq does it: a root certificate that is there is used, in every mode; only the verify modes demand
+/// one; only verify-full looks at the name in the server's certificate.
+fn tls(dsn: &Dsn, place: &str) -> Result<MakeTlsConnector> {
+    let broken = |what: &str, file: &Path, e: openssl::error::ErrorStack| {
+        Error::new(Kind::Config, format!("{place}: could not load {what} \"{}\"", file.display())).source(e)
+    };
+    let unusable = |e: openssl::error::ErrorStack| {
+        Error::new(Kind::Config, format!("{place}: could not set up TLS")).source(e)
+    };
+
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(unusable)?;
+    let verify = dsn.ssl_mode >= SslMode::VerifyCa;
+    match &dsn.ssl_root_cert {
+        // libpq's word for the certificates the operating system trusts, which the builder has loaded.
+        Some(file) if file.as_os_str() == "system" => builder.set_verify(SslVerifyMode::PEER),
+        Some(file) if file.exists() => {
+            // An empty store first: only this file is to be trusted.
+            builder.set_cert_store(X509StoreBuilder::new().map_err(unusable)?.build());
+            builder.set_ca_file(file).map_err(|e| broken("root certificates", file, e))?;
+            builder.set_verify(SslVerifyMode::PEER);
+        }
+        given if verify => {
+            let file = given.as_deref().unwrap_or(Path::new("~/.postgresql/root.crt"));
+            return Err(Error::new(
+                Kind::Config,
+                format!("{place}: root certificate file \"{}\" does not exist", file.display()),
+            )
+            .hint("Provide the file, name another with sslrootcert, or change sslmode to do without verification."));
+        }
+        _ => builder.set_verify(SslVerifyMode::NONE),
+    }
+    if let Some(cert) = &dsn.ssl_cert {
+        builder.set_certificate_chain_file(cert).map_err(|e| broken("client certificate", cert, e))?;
+        let key = dsn.ssl_key.as_ref().ok_or_else(|| {
+            Error::new(Kind::Config, format!("{place}: there is a client certificate but no private key"))
+                .hint("Name the key with sslkey in the dsn.")
+        })?;
+        check_key_file(place, key)?;
+        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| broken("private key", key, e))?;
+    }
+    let mut connector = MakeTlsConnector::new(builder.build());
+    let check_name = dsn.ssl_mode == SslMode::VerifyFull;
+    connector.set_callback(move |connection, _| {
+        connection.set_verify_hostname(check_name);
+        Ok(())
+    });
+    Ok(connector)
+}
+
+fn check_key_file(place: &str, key: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let fault = match std::fs::metadata(key) {
+        Err(e) => format!("could not read private key file \"{}\": {e}", key.display()),
+        // Root's keys may be readable by a group, as the server itself allows.
+        Ok(meta) if meta.mode() & (if meta.uid() == 0 { 0o027 } else { 0o077 }) != 0 => {
+            format!("private key file \"{}\" has group or world access", key.display())
+        }
+        Ok(_) => return Ok(()),
+    };
+    Err(Error::new(Kind::Config, format!("{place}: {fault}")).hint(
+        "Permissions should be u=rw (0600) or less, and the file belong to the user that runs the agent.",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_keys_tell_agents_and_slaves_apart() {
+        assert_eq!(lock_key("shop", "reports"), lock_key("shop", "reports"));
+        assert_ne!(lock_key("shop", "reports"), lock_key("shop", "archive"));
+        assert_ne!(lock_key("a", "bc"), lock_key("ab", "c"));
+        // Written down: two versions of the agent must compete for the same lock.
+        assert_eq!(lock_key("shop", "reports"), -2_404_445_750_313_270_675);
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_given_up() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let dsn = Dsn::parse(&format!(
+            "host=127.0.0.1 port={port} user=ann dbname=shop password=secret sslmode=disable connect_timeout=2"
+        ))
+        .unwrap();
+        let text = format!("{:#}", connect_master(&dsn, "test").err().unwrap());
+        assert!(text.contains("could not connect to master (host 127.0.0.1"), "{text}");
+        assert!(text.contains("no answer within 2 s"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+}
