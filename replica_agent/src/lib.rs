@@ -14,3 +14,4 @@ mod pgpass;
 pub mod session;
 pub mod position;
 pub mod decode;
+pub mod copy;

@@ -74,6 +74,29 @@ pub fn connect_slave(slave: &Slave) -> Result<Client> {
     Ok(client)
 }
 
+/// Ends what a session is doing, from another thread: a statement that waits for a lock, or a COPY.
+pub struct Canceller {
+    token: postgres::CancelToken,
+    tls: Option<MakeTlsConnector>,
+}
+
+impl Canceller {
+    pub fn new(dsn: &Dsn, client: &Client) -> Result<Canceller> {
+        let encrypted = dsn.ssl_mode != SslMode::Disable && !dsn.hosts.iter().all(Host::is_socket);
+        let tls = if encrypted { Some(tls(dsn, "could not prepare to cancel")?) } else { None };
+        Ok(Canceller { token: client.cancel_token(), tls })
+    }
+
+    /// Asks the server; whether it came in time shows in the session itself.
+    pub fn cancel(&self) -> Result<()> {
+        match &self.tls {
+            Some(tls) => self.token.cancel_query(tls.clone()),
+            None => self.token.cancel_query(NoTls),
+        }
+        .map_err(|e| Error::from_pg("could not cancel a statement", e))
+    }
+}
+
 /// What to run on a slave so that its triggers do not fire for what is applied.
 pub fn replication_role_grant(user: &str) -> String {
     format!("GRANT SET ON PARAMETER session_replication_role TO {}", quote::ident(user))

@@ -1,0 +1,8 @@
+-- The columns of a table that a copy sends, in their order.
+select a.attname::text
+  from pg_attribute a
+  join pg_class c on c.oid = a.attrelid
+  join pg_namespace n on n.oid = c.relnamespace
+ where n.nspname = $1 and c.relname = $2
+   and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+ order by a.attnum
