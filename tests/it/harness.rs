@@ -42,3 +42,21 @@ fn comparison_refuses_tables_of_different_shape() {
     let difference = compare(&left, &right, "t").unwrap_err();
     assert!(difference.contains("character varying(5)"), "{difference}");
 }
+
+#[test]
+fn table_of_every_type_has_every_type() {
+    let db = shared_servers()[0].create_db("harness_types", "");
+    db.run(pyreplica_tests::every_type::SCHEMA);
+    for sql in pyreplica_tests::every_type::ROWS.iter().chain(pyreplica_tests::every_type::UPDATES) {
+        db.run(sql);
+    }
+    // All but those that the server keeps for itself.
+    let missing = db.rows(
+        "select t.typname from pg_type t
+          where t.typnamespace = 'pg_catalog'::regnamespace and t.typtype in ('b', 'r', 'm') and t.typelem = 0
+            and t.typname not like all ('{reg%,%range,pg_brin%,pg_ndistinct,pg_dependencies,pg_mcv_list,pg_node_tree,gtsvector}')
+            and t.oid not in (select atttypid from pg_attribute where attrelid = 'every_type'::regclass)
+          order by 1",
+    );
+    assert_eq!(missing, [""; 0], "types that every_type lacks");
+}

@@ -4,13 +4,9 @@
 
 pub mod keeper;
 pub mod wait;
-
 pub mod cluster;
-
 pub mod db;
-
 pub mod agent;
-
 pub mod check;
-
 pub mod trio;
+pub mod every_type;

@@ -16,6 +16,8 @@ pub struct Trio {
     pub master: Db,
     pub slaves: Vec<Db>,
     pub agent: Agent,
+    /// Name of the agent; its slaves are slave1, slave2 ...
+    pub agent_name: String,
     setup: Setup,
 }
 
@@ -120,12 +122,18 @@ impl Setup {
         master.run(&self.schema);
         let refused = master.rows("select * from pyreplica.add_all_tables('public') where not added");
         assert!(refused.is_empty(), "not all tables could be added: {refused:?}");
-        let trio = Trio { master, slaves, agent: Agent::new(""), setup: self };
+        self.of(master, slaves)
+    }
+
+    /// A trio of databases that are there already.
+    pub fn of(self, master: Db, slaves: Vec<Db>) -> Trio {
+        let agent_name = master.name.clone();
+        let trio = Trio { master, slaves, agent: Agent::new(""), agent_name, setup: self };
         trio.configure();
         trio
     }
 
-    /// The same, with the agent running and the slaves in step.
+    /// A trio as `build` makes it, with the agent running and the slaves in step.
     pub fn start(self) -> Trio {
         let mut trio = self.build();
         trio.agent.start();
@@ -145,7 +153,7 @@ impl Trio {
         let mut text = format!(
             "[master]\ndsn = \"{}\"\n\n[agent]\nname = \"{}\"\ncommit = \"{}\"\ntimer_seconds = 1\n{}",
             self.master.dsn(),
-            self.master.name,
+            self.agent_name,
             if self.setup.atomic { "atomic" } else { "independent" },
             self.setup.agent_lines
         );
@@ -185,7 +193,7 @@ impl Trio {
     /// Waits until a slave has everything that is committed on the master now.
     #[track_caller]
     pub fn wait_for_slave(&mut self, slave: usize) {
-        let needed = self.committed();
+        let needed = self.snapshot();
         let mut lacks = None;
         let caught_up = wait::wait_within(wait::DEADLINE, || {
             lacks = self.slave_lacks(slave, &needed);
@@ -207,7 +215,7 @@ impl Trio {
 
     /// Whether a slave has everything that is committed on the master now.
     pub fn is_in_step(&self, slave: usize) -> bool {
-        self.slave_lacks(slave, &self.committed()).is_none()
+        self.slave_lacks(slave, &self.snapshot()).is_none()
     }
 
     /// Asserts that a table is the same everywhere.
@@ -247,48 +255,38 @@ impl Trio {
         self.slaves[slave].rows("select conflict, relation, key from pyreplica_agent.conflict order by id")
     }
 
-    /// Every transaction in the log now, as (rank, xid); and the captured tables.
-    fn committed(&self) -> Committed {
-        let mut session = self.master.session();
-        Committed {
-            transactions: session.rows("select id || ',' || xid from pyreplica.log where final"),
-            tables: session.rows("select schema_name || '.' || table_name from pyreplica.replicated_table"),
-        }
+    /// What is committed on the master now.
+    fn snapshot(&self) -> String {
+        self.master.value("select pg_current_snapshot()")
     }
 
-    /// What a slave's own position says it has not got yet.
-    fn slave_lacks(&self, slave: usize, needed: &Committed) -> Option<String> {
-        let mut session = self.slaves[slave].session();
-        if session.rows("select to_regclass('pyreplica_agent.position') is null") == ["t"] {
+    /// What a slave's own position says it has not got yet of what the master's snapshot `needed` sees.
+    fn slave_lacks(&self, slave: usize, needed: &str) -> Option<String> {
+        let (mut there, mut here) = (self.slaves[slave].session(), self.master.session());
+        if there.rows("select to_regclass('pyreplica_agent.copied_table') is null") == ["t"] {
             return Some("a position".to_owned());
         }
-        let agent = self.master.name.replace('\'', "''");
-        let copied = session.rows(&format!(
-            "select schema_name || '.' || table_name from pyreplica_agent.copied_table
-             where agent = '{agent}' and slave = 'slave{}'",
-            slave + 1
+        let of_slave =
+            format!("agent = '{}' and slave = 'slave{}'", self.agent_name.replace('\'', "''"), slave + 1);
+        let copied = there.rows(&format!(
+            "select schema_name || '.' || table_name from pyreplica_agent.copied_table where {of_slave}"
         ));
-        if let Some(table) = needed.tables.iter().find(|t| !copied.contains(t)) {
+        let tables = here.rows("select schema_name || '.' || table_name from pyreplica.replicated_table");
+        if let Some(table) = tables.iter().find(|t| !copied.contains(t)) {
             return Some(format!("table {table}"));
         }
-        let transactions =
-            needed.transactions.iter().map(|t| format!("({t})")).collect::<Vec<_>>().join(", ");
-        let values = if transactions.is_empty() { "(0, 1)".to_owned() } else { transactions };
-        let missing = session.rows(&format!(
-            "select t.rank || ' of xid ' || t.xid from (values {values}) t (rank, xid)
-              where not exists (select from pyreplica_agent.position p
-                                 where agent = '{agent}' and slave = 'slave{}' and t.rank <= p.rank
-                                   and pg_visible_in_snapshot(t.xid::text::xid8, p.snapshot))
-              limit 5",
-            slave + 1
+        let position = there.rows(&format!(
+            "select format('%s, %L::pg_snapshot', rank, snapshot) from pyreplica_agent.position where {of_slave}"
         ));
-        (!missing.is_empty()).then(|| format!("ranks {missing:?}"))
+        let [position] = position.as_slice() else { return Some("a position".to_owned()) };
+        let missing = here.rows(&format!(
+            "select l.id || ' of xid ' || l.xid from pyreplica.log l, (values ({position})) p (rank, snapshot)
+              where final and pg_visible_in_snapshot(xid, '{needed}')
+                and (id > rank or not pg_visible_in_snapshot(xid, p.snapshot))
+              limit 5"
+        ));
+        (!missing.is_empty()).then(|| format!("the transactions of rank {missing:?}"))
     }
-}
-
-struct Committed {
-    transactions: Vec<String>,
-    tables: Vec<String>,
 }
 
 /// Servers that all tests of the process share: a master and two for slaves.

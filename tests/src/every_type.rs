@@ -1,0 +1,138 @@
+//! A table with a column of every type that PostgreSQL has, and rows at the limits of each.
+//!
+//! `SCHEMA` is for master and slaves. Each of `ROWS` fills some columns; `UPDATES` change them.
+
+pub const SCHEMA: &str = r#"
+create schema "Odd schema";
+create type "Odd schema"."Mood" as enum ('sad', 'it''s ok', 'Ünïcode "quoted"');
+create domain "Odd schema".positive as numeric check (value > 0);
+create type "Odd schema".pair as (n int, "The text" text, at timestamptz);
+create type float_range as range (subtype = float8);
+create table every_type (
+    id        int primary key,
+    c_bool    bool,
+    c_int2    int2,
+    c_int4    int4,
+    c_int8    int8,
+    c_oid     oid,
+    c_float4  float4,
+    c_float8  float8,
+    c_numeric numeric,
+    c_num10_2 numeric(10, 2),
+    c_money   money,
+    c_char    "char",
+    c_bpchar  char(5),
+    c_varchar varchar(20),
+    c_text    text,
+    c_name    name,
+    c_bytea   bytea,
+    c_date    date,
+    c_time    time,
+    c_timetz  timetz,
+    c_ts      timestamp,
+    c_ts0     timestamp(0),
+    c_tstz    timestamptz,
+    c_ivl     interval,
+    c_uuid    uuid,
+    c_json    json,
+    c_jsonb   jsonb,
+    c_path    jsonpath,
+    c_xml     xml,
+    c_bit     bit(9),
+    c_varbit  varbit,
+    c_inet    inet,
+    c_cidr    cidr,
+    c_mac     macaddr,
+    c_mac8    macaddr8,
+    c_point   point,
+    c_line    line,
+    c_lseg    lseg,
+    c_box     box,
+    c_pathg   path,
+    c_polygon polygon,
+    c_circle  circle,
+    c_tsv     tsvector,
+    c_tsq     tsquery,
+    c_lsn     pg_lsn,
+    c_snap    pg_snapshot,
+    c_xid8    xid8,
+    c_tid     tid,
+    c_regtype regtype,
+    c_regproc regprocedure,
+    c_role    regrole,
+    c_r4      int4range,
+    c_rnum    numrange,
+    c_rtstz   tstzrange,
+    c_mr8     int8multirange,
+    c_rown    float_range,
+    c_mood    "Odd schema"."Mood",
+    c_domain  "Odd schema".positive,
+    c_pair    "Odd schema".pair,
+    a_int4    int4[],
+    a_text    text[],
+    a_numeric numeric[],
+    a_bytea   bytea[],
+    a_tstz    timestamptz[],
+    a_mood    "Odd schema"."Mood"[],
+    a_pair    "Odd schema".pair[],
+    a_domain  "Odd schema".positive[],
+    c_refcur  refcursor,
+    c_acl     aclitem,
+    c_txsnap  txid_snapshot
+);
+"#;
+
+/// Statements that fill the table, one row each.
+pub const ROWS: &[&str] = &[
+    "insert into every_type (id) values (1)",
+    r#"insert into every_type values (2, true, -32768, -2147483648, -9223372036854775808, 4294967295,
+        '-0', '-0', 'NaN', -99999999.99, '-92233720368547758.08', 'x', 'ab', 'it''s', E'tab\t nl\n back\\slash',
+        'a name', '\x00ff5c27', '-infinity', '00:00', '00:00+15:59', '-infinity', '4713-01-01 00:00:00 BC',
+        '4713-01-01 00:00:00+00 BC', '-178000000 years', '00000000-0000-0000-0000-000000000000',
+        '{"a" : 1.10, "a":  2}', '{"a": 1.10, "b": [null, true]}', '$.a[*] ? (@ > 1.5)',
+        '<a b="c">text &amp; more</a>', b'101010101', b'', '::1/64', '10.0.0.0/8', '08:00:2b:01:02:03',
+        '08:00:2b:01:02:03:04:05', '(1.5,-0)', '{1,2,3}', '((0,0),(1e300,1e-300))', '((0,0),(1,1))',
+        '[(0,0),(1,1),(2,0)]', '((0,0),(1,1),(2,0))', '<(0.1,0.2),0.3>', '''the'':1A fat:2B cat:3', 'fat & (rat | !cat:AB)',
+        '16/B374D848', '10:20:10,14,15', '18446744073709551615', '(42,7)', 'pg_catalog.int4', 'pg_catalog.lower(text)',
+        'postgres', '[1,10)', '(,0.00]', '[2020-01-01 00:00:00+00,)', '{[1,3),[5,9)}', '(0.1,0.2]', 'sad', 0.10,
+        row(1, 'say "hi", (you)', '2020-02-29 12:34:56.789012+00'), '[-1:1]={1,NULL,3}', '{"",NULL,"NULL","a,b\"c\\d"}',
+        '{1.10,NaN,NULL}', '{"\\x00","\\xff"}', '{infinity,-infinity}', '{sad,"it''s ok"}',
+        array[row(1, null, null)::"Odd schema".pair, null], '{1.50,2}')"#,
+    r#"insert into every_type values (3, false, 32767, 2147483647, 9223372036854775807, 0,
+        'NaN', '-Infinity', 'Infinity', 99999999.99, '92233720368547758.07', '', '     ', '', '',
+        repeat('n', 63)::name, '', 'infinity', '24:00', '24:00:00-15:59', 'infinity', '294276-12-31 23:59:59',
+        '294276-12-31 23:59:59.999999+00', '1 year -2 mons +3 days -04:05:06.789', 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+        '[]', '"\u00e4\ud83d\ude00"', 'strict $', '', b'000000000', b'1', '255.255.255.255', '2001:db8::/32',
+        'ff:ff:ff:ff:ff:ff', 'ff:ff:ff:ff:ff:ff:ff:ff', '(Infinity,NaN)', '{0,-1,0}', '[(1,2),(3,4)]', '(1,2),(3,4)',
+        '((0,0))', '((0,0))', '<(0,0),Infinity>', '', '', '0/0', '10:10:', '0', '(0,0)', 'timestamptz', 'now()',
+        '-', 'empty', '(,)', 'empty', '{}', '(,)', 'Ünïcode "quoted"', 1e100, row(null, '', null), '{}', '{{a,b},{c,d}}',
+        '{}', '{}', '{}', '{}', '{}', '{}')"#,
+    "insert into every_type (id, c_float4, c_float8, c_numeric, c_time, c_timetz, c_ts, c_tstz, c_ivl, c_text)
+        values (4, 1.17549435e-38, 4.9e-324, 1e-16383, '23:59:59.999999', '12:00:00.5+05:45',
+                '1999-12-31 23:59:59.999999', '1883-11-18 12:03:58-04:56:02', '-00:00:00.000001', 'Grüße, 世界 🐘')",
+    "insert into every_type (id, c_float4, c_float8, c_numeric, c_domain, c_tstz, c_text, c_bytea)
+        values (5, 3.4028235e38, 1.7976931348623157e308, ('9' || repeat('0', 4999) || '.' || repeat('0', 999) || '1')::numeric,
+                0.00000000000000000001, '0001-01-01 00:00:00+00', repeat('long ', 40000),
+                decode(repeat('00ff', 50000), 'hex'))",
+    "insert into every_type (id, c_refcur, c_acl, c_txsnap) values (6, 'cursor', 'postgres=r*/postgres', '1:3:2')",
+    "insert into every_type (id, c_float4, c_float8, c_numeric) select 100 + n, (0.1 * n)::float4, 0.1 * n, 1.0 / (n + 1)
+        from generate_series(0, 9) n",
+];
+
+/// Statements that change each column, to NULL, from NULL, and to an equal value that looks different.
+pub const UPDATES: &[&str] = &[
+    "update every_type set c_numeric = 1.0 where id = 1",
+    "update every_type set c_numeric = 1.00 where id = 1",
+    "update every_type set c_float8 = 0, c_float4 = 0, c_point = '(1.5,0)', c_json = '{\"a\":1}' where id = 2",
+    "update every_type set c_xml = '<b/>', c_path = '$.b', c_polygon = '((1,1))', a_pair = null where id = 2",
+    "update every_type a set c_bool = b.c_bool, c_int2 = b.c_int2, c_tsv = b.c_tsv, c_mood = b.c_mood, c_pair = b.c_pair,
+        a_int4 = b.a_int4, c_rown = b.c_rown, c_bpchar = b.c_bpchar, c_inet = b.c_inet, c_lsn = b.c_lsn,
+        c_ivl = b.c_ivl, c_money = b.c_money, c_regtype = b.c_regtype, c_bytea = b.c_bytea
+        from every_type b where a.id = 1 and b.id = 2",
+    "update every_type set c_ivl = '24:00' where id = 1",
+    "update every_type set c_ivl = '1 day' where id = 1",
+    "update every_type set c_text = c_text || 'er' where id = 5",
+    "update every_type set id = -id where id in (3, 4)",
+    "update every_type set c_text = null, c_bytea = null where id = 5",
+    "delete from every_type where id between 105 and 107",
+];
