@@ -1,0 +1,479 @@
+//! Capture: from a trigger call to messages in the transaction's buffer, and from there to the log.
+//!
+//! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a NOTIFY.
+//! Nothing is allocated for an ordinary row: it is taken apart into vectors kept from the row before, and written
+//! to the end of the buffer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+
+use pgrx::pg_sys::Oid;
+
+use crate::buffer::{pieces, Buffer, Chunk, KeyChange, Open, Place, Spot, CHUNK_BYTES};
+use crate::encode::{self, tag};
+use crate::pg::heap::{self, ChunkRow, LogTables, Writer};
+use crate::pg::relation::{self, Description, Values};
+use crate::pg::session::{self, Pinned};
+use crate::pg::trigger::{Call, Event};
+use crate::pg::tuple::Row;
+use crate::pg::xact;
+use crate::{error, guc};
+
+thread_local! {
+    // Never dropped: at the exit of the backend PostgreSQL has taken down what the caches refer to.
+    static CAPTURE: ManuallyDrop<RefCell<Capture>> = ManuallyDrop::new(RefCell::default());
+}
+
+#[derive(Default)]
+struct Capture {
+    buffer: Buffer,
+    relations: HashMap<Oid, Rc<Captured>>,
+    /// The relation of the last change: nearly always that of the next one.
+    last: Option<(Oid, Rc<Captured>)>,
+    log: Option<LogTables>,
+    /// The chunk table that this transaction writes to, once it has.
+    table: Option<usize>,
+    truncate: Option<OpenTruncate>,
+    old_row: Row,
+    new_row: Row,
+    changed: Vec<usize>,
+}
+
+/// A captured table, and what of it the open chunk knows.
+struct Captured {
+    description: Description,
+    pinned: bool,
+    introduced: RefCell<Introduced>,
+}
+
+#[derive(Default)]
+struct Introduced {
+    serial: u64,
+    index: u32,
+    columns: Vec<bool>,
+    count: usize,
+}
+
+/// The last message, if it is a TRUNCATE: further tables of the same statement join it.
+struct OpenTruncate {
+    place: Place,
+    start: usize,
+    end: (u64, usize),
+    command: u32,
+    restart: Option<bool>,
+    tables: Vec<(Oid, Rc<Captured>)>,
+}
+
+/// Logs the change of a row.
+pub fn log_change(call: &Call) {
+    CAPTURE.with(|capture| capture.borrow_mut().log_change(call));
+}
+
+/// Logs a TRUNCATE.
+pub fn log_truncate(call: &Call) {
+    CAPTURE.with(|capture| capture.borrow_mut().log_truncate(call));
+}
+
+/// Logs a statement for the slaves.
+pub fn log_statement(call: &Call) {
+    CAPTURE.with(|capture| capture.borrow_mut().log_statement(call));
+}
+
+/// Writes what is left of the transaction to the log. An error aborts the transaction.
+pub fn before_commit(notify: bool) {
+    CAPTURE.with(|capture| capture.borrow_mut().finish(notify));
+}
+
+/// The transaction has ended. Raises nothing; where the backend dies in the middle of capture there is nothing
+/// left to forget.
+pub fn forget() {
+    CAPTURE.with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            capture.buffer.clear();
+            capture.table = None;
+            capture.truncate = None;
+        }
+    });
+}
+
+pub fn subtransaction_committed() {
+    CAPTURE.with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            if !capture.buffer.is_empty() {
+                capture.buffer.commit_level(session::nest_level());
+            }
+        }
+    });
+}
+
+pub fn subtransaction_aborted() {
+    CAPTURE.with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            if !capture.buffer.is_empty() {
+                capture.buffer.abort_level(session::nest_level());
+                capture.truncate = None;
+            }
+        }
+    });
+}
+
+impl Capture {
+    fn log_change(&mut self, call: &Call) {
+        let captured = self.relation(call);
+        let description = &captured.description;
+        if description.key.is_empty() {
+            error::no_primary_key(&description.schema, &description.name);
+        }
+        let (old_row, new_row) = (&mut self.old_row, &mut self.new_row);
+        let old = match call.event() {
+            Event::Insert => None,
+            _ => Some(description.values(call.row_before(old_row))),
+        };
+        let new = match call.event() {
+            Event::Delete => None,
+            _ => Some(description.values(call.row_after(new_row))),
+        };
+        let mut key_changed = false;
+        if let (Some(old), Some(new)) = (&old, &new) {
+            self.changed.clear();
+            self.changed.extend((0..description.columns.len()).filter(|&c| !old.same(new, c)));
+            if self.changed.is_empty() {
+                return;
+            }
+            key_changed = description.key.iter().any(|k| self.changed.contains(k));
+        }
+
+        let pinned = captured.pinned.then(Pinned::set);
+        self.buffer.enter(session::nest_level());
+        let cid = call.command();
+        let superseded_by = call.superseded_by();
+        let place = if superseded_by.is_none() && self.buffer.continues(cid) {
+            self.buffer.last_place()
+        } else {
+            let spot = Spot { cid, superseded_by, depth: session::trigger_depth() };
+            let key = || KeyChange {
+                preceded: call.is_preceded(),
+                schema: description.schema.clone(),
+                name: description.name.clone(),
+                released: old.as_ref().filter(|_| new.is_none() || key_changed).map(|v| captured.key_of(v)),
+                acquired: new.as_ref().filter(|_| old.is_none() || key_changed).map(|v| captured.key_of(v)),
+            };
+            match self.buffer.place(spot, key) {
+                Ok(place) => place,
+                Err(_) => error::spilled_too_early(&description.schema, &description.name),
+            }
+        };
+        loop {
+            let mut open = self.buffer.open(place);
+            let start = open.start;
+            match (&old, &new) {
+                (None, Some(new)) => captured.write_insert(&mut open, new),
+                (Some(old), None) => captured.write_delete(&mut open, old),
+                (Some(old), Some(new)) if key_changed => {
+                    captured.write_key_update(&mut open, old, new, &self.changed)
+                }
+                (Some(old), Some(new)) => captured.write_update(&mut open, old, new, &self.changed),
+                (None, None) => unreachable!("a row trigger has a row"),
+            }
+            if self.buffer.close(place, start) {
+                break;
+            }
+        }
+        if let Some(pinned) = pinned {
+            pinned.restore();
+        }
+        self.spill_if_large();
+    }
+
+    fn log_truncate(&mut self, call: &Call) {
+        let oid = call.relation_oid();
+        let captured = self.relation(call);
+        let command = session::command_id();
+        let restart = relation::owned_sequences_restarted(oid);
+        self.buffer.enter(session::nest_level());
+        let joins = self.truncate.take().filter(|t| t.command == command && t.end == self.buffer.end());
+        let mut truncate = match joins {
+            Some(open) => {
+                // A partition goes with the partitioned table of the same statement.
+                if relation::ancestors(oid).iter().any(|a| open.tables.iter().any(|(t, _)| t == a)) {
+                    self.truncate = Some(open);
+                    return;
+                }
+                self.buffer.take_back(open.place, open.start);
+                open
+            }
+            None => OpenTruncate {
+                place: self.buffer.place_last(command, session::trigger_depth()),
+                start: 0,
+                end: (0, 0),
+                command,
+                restart: None,
+                tables: Vec::new(),
+            },
+        };
+        // A statement restarts the sequences of all its tables or of none.
+        truncate.restart = match (truncate.restart, restart) {
+            (Some(a), Some(b)) => Some(a && b),
+            (a, b) => a.or(b),
+        };
+        truncate.tables.push((oid, captured));
+        loop {
+            let mut open = self.buffer.open(truncate.place);
+            truncate.start = open.start;
+            let relations: Vec<u32> = truncate.tables.iter().map(|(_, t)| t.introduce(&mut open, [])).collect();
+            let flags = if truncate.restart == Some(true) { encode::TRUNCATE_RESTART } else { 0 };
+            encode::truncate(open.bytes, flags, &relations);
+            let start = truncate.start;
+            if self.buffer.close(truncate.place, start) {
+                break;
+            }
+        }
+        truncate.end = self.buffer.end();
+        self.truncate = Some(truncate);
+    }
+
+    fn log_statement(&mut self, call: &Call) {
+        let Some(sql) = call.new_text("sql").filter(|s| !s.trim_ascii().is_empty()) else {
+            error::raise(
+                pgrx::PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "column \"sql\" of pyreplica.replica_log must hold a statement".into(),
+                "INSERT INTO pyreplica.replica_log (sql) VALUES ('...') queues a statement for all slaves.",
+            )
+        };
+        let role = session::role_name().unwrap_or_default();
+        let search_path = session::search_path();
+        xact::register();
+        self.buffer.enter(session::nest_level());
+        let place = self.buffer.place_last(session::command_id(), session::trigger_depth());
+        loop {
+            let open = self.buffer.open(place);
+            let start = open.start;
+            encode::statement(open.bytes, &sql, &search_path, &role);
+            if self.buffer.close(place, start) {
+                break;
+            }
+        }
+        self.spill_if_large();
+    }
+
+    /// What is known of the relation that the trigger fires on.
+    #[inline]
+    fn relation(&mut self, call: &Call) -> Rc<Captured> {
+        xact::register();
+        let stale = xact::take_stale();
+        if !stale.is_empty() {
+            self.drop_stale(&stale);
+        }
+        let oid = call.relation_oid();
+        match &self.last {
+            Some((last, captured)) if *last == oid => captured.clone(),
+            _ => self.look_up(oid, call),
+        }
+    }
+
+    fn look_up(&mut self, oid: Oid, call: &Call) -> Rc<Captured> {
+        let captured = self.relations.entry(oid).or_insert_with(|| {
+            let description = call.describe();
+            let pinned = description.needs_pinned_settings();
+            Rc::new(Captured { description, pinned, introduced: RefCell::default() })
+        });
+        self.last = Some((oid, captured.clone()));
+        captured.clone()
+    }
+
+    fn drop_stale(&mut self, stale: &[Oid]) {
+        if stale.contains(&pgrx::pg_sys::InvalidOid) {
+            self.relations.clear();
+            self.log = None;
+        } else {
+            for oid in stale {
+                self.relations.remove(oid);
+            }
+            self.log = self.log.filter(|log| !stale.iter().any(|&oid| log.mentions(oid)));
+        }
+        self.last = None;
+    }
+
+    fn spill_if_large(&mut self) {
+        if !self.buffer.wants_spill(guc::buffer_size()) {
+            return;
+        }
+        let mut log = self.open_log();
+        self.truncate = None;
+        let written = self.buffer.spill(session::trigger_depth(), |chunk| {
+            log.write(chunk, None);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = written;
+    }
+
+    fn finish(&mut self, notify: bool) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        self.truncate = None;
+        let totals = self.buffer.totals_at_end();
+        if totals.rows == 0 {
+            self.buffer.clear();
+            return;
+        }
+        let mut log = self.open_log();
+        let written = self.buffer.finish(|chunk, last| {
+            log.write(chunk, last.then_some((totals.changes, totals.rows)));
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = written;
+        if notify {
+            session::notify_agents();
+        }
+    }
+
+    fn open_log(&mut self) -> OpenLog {
+        let stale = xact::take_stale();
+        if !stale.is_empty() {
+            self.drop_stale(&stale);
+        }
+        let Some(log) = self.log.or_else(LogTables::find) else { error::no_log() };
+        self.log = Some(log);
+        // All chunks of a transaction are in one table: rotation counts on it.
+        let table = *self.table.get_or_insert_with(|| log.current());
+        OpenLog {
+            writer: Writer::open(log.tables[table], log.ids),
+            xid: heap::transaction_id(),
+            ts: heap::now(),
+            asynchronous: session::commits_asynchronously(),
+            origin: guc::origin(),
+            username: session::role_name().and_then(|n| String::from_utf8(n).ok()),
+        }
+    }
+}
+
+/// The log, open for writing chunks of the current transaction.
+struct OpenLog {
+    writer: Writer,
+    xid: u64,
+    ts: i64,
+    asynchronous: bool,
+    origin: Option<String>,
+    username: Option<String>,
+}
+
+impl OpenLog {
+    /// Writes a chunk; the last one tells changes and rows of the transaction.
+    fn write(&mut self, chunk: Chunk, totals: Option<(u64, u64)>) {
+        let count = pieces(chunk.payload);
+        let mut rest = chunk.payload;
+        for no in 0..count {
+            let (payload, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
+            rest = after;
+            let last = no + 1 == count;
+            let (changes, chunks) = totals.filter(|_| last).unwrap_or_default();
+            self.writer.write(&ChunkRow {
+                xid: self.xid,
+                ts: self.ts,
+                seq: chunk.seq,
+                changes: i32::try_from(changes).unwrap_or(i32::MAX),
+                chunks: i32::try_from(chunks).unwrap_or(i32::MAX),
+                piece: match (no, last) {
+                    (0, true) => 0,
+                    (0, false) => 1,
+                    (_, false) => 2,
+                    (_, true) => 3,
+                },
+                last: totals.is_some() && last,
+                asynchronous: self.asynchronous,
+                origin: self.origin.as_deref(),
+                username: self.username.as_deref(),
+                payload,
+            });
+        }
+    }
+}
+
+impl Captured {
+    /// Introduces the relation and the columns in the chunk, unless it knows them; returns its number there.
+    fn introduce(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
+        let description = &self.description;
+        let mut known = self.introduced.borrow_mut();
+        if known.serial != open.serial {
+            known.serial = open.serial;
+            known.index = *open.relations;
+            known.count = 0;
+            known.columns.clear();
+            known.columns.resize(description.columns.len(), false);
+            *open.relations += 1;
+            encode::relation(
+                open.bytes,
+                description.oid,
+                &description.schema,
+                &description.name,
+                description.columns.len(),
+                &description.key,
+            );
+        }
+        if known.count < description.columns.len() {
+            for c in columns {
+                if !std::mem::replace(&mut known.columns[c], true) {
+                    known.count += 1;
+                    let column = &description.columns[c];
+                    encode::column(open.bytes, known.index, c, &column.name, column.type_oid, column.binary);
+                }
+            }
+        }
+        known.index
+    }
+
+    fn begin(&self, open: &mut Open, kind: u8, columns: impl IntoIterator<Item = usize>) {
+        let relation = self.introduce(open, columns);
+        open.bytes.push(kind);
+        encode::varint(open.bytes, relation.into());
+    }
+
+    fn write_insert(&self, open: &mut Open, new: &Values) {
+        let columns = 0..self.description.columns.len();
+        self.begin(open, tag::INSERT, columns.clone());
+        columns.for_each(|c| new.write(c, open.bytes));
+    }
+
+    fn write_delete(&self, open: &mut Open, old: &Values) {
+        let key = &self.description.key;
+        self.begin(open, tag::DELETE, key.iter().copied());
+        key.iter().for_each(|&c| old.write(c, open.bytes));
+    }
+
+    fn write_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
+        let key = &self.description.key;
+        self.begin(open, tag::UPDATE, key.iter().chain(changed).copied());
+        key.iter().for_each(|&c| old.write(c, open.bytes));
+        encode::varint(open.bytes, changed.len() as u64);
+        for &c in changed {
+            encode::varint(open.bytes, c as u64);
+            new.write(c, open.bytes);
+            old.write(c, open.bytes);
+        }
+    }
+
+    fn write_key_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
+        let columns = 0..self.description.columns.len();
+        self.begin(open, tag::KEY_UPDATE, columns.clone());
+        self.description.key.iter().for_each(|&c| old.write(c, open.bytes));
+        columns.for_each(|c| new.write(c, open.bytes));
+        encode::varint(open.bytes, changed.len() as u64);
+        for &c in changed {
+            encode::varint(open.bytes, c as u64);
+            old.write(c, open.bytes);
+        }
+    }
+
+    /// The key of a row as the log has it.
+    fn key_of(&self, row: &Values) -> Vec<Option<Vec<u8>>> {
+        let value = |&c: &usize| {
+            let mut written = Vec::new();
+            row.write(c, &mut written);
+            encode::value_bytes(&written).map(<[u8]>::to_vec)
+        };
+        self.description.key.iter().map(value).collect()
+    }
+}

@@ -1,0 +1,57 @@
+//! The `pyreplica.*` settings, their bounds and texts.
+
+use std::ffi::CString;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// On whose behalf the session writes; every chunk carries it.
+static ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// Past this a transaction's changes spill to the log. 1 MiB holds some 10,000 changes: nearly every transaction is
+/// written at its commit, and a thousand sessions at the limit take a gigabyte.
+static BUFFER_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(1024);
+
+/// Checked by pyreplica.rotate_log. No limit by default: dropping a slave is for the administrator to decide.
+static MAX_LOG_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+pub fn register() {
+    GucRegistry::define_string_guc(
+        c"pyreplica.origin",
+        c"Name of the node on whose behalf the session writes.",
+        c"Every logged change carries it. Empty for changes made here.",
+        &ORIGIN,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pyreplica.buffer_size",
+        c"Memory for the changes of a transaction before they are written to the log.",
+        c"A larger transaction is written in parts.",
+        &BUFFER_SIZE_KB,
+        64,
+        1024 * 1024,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"pyreplica.max_log_size",
+        c"Size of the log at which the slave that is farthest behind is given up.",
+        c"It is put to state \"needs copy\". 0 is no limit.",
+        &MAX_LOG_SIZE_MB,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
+}
+
+pub fn buffer_size() -> usize {
+    BUFFER_SIZE_KB.get() as usize * 1024
+}
+
+/// None when it is not set.
+pub fn origin() -> Option<String> {
+    let origin = ORIGIN.get()?;
+    let origin = crate::pg::types::to_utf8(origin.to_bytes()).into_owned();
+    String::from_utf8(origin).ok().filter(|o| !o.is_empty())
+}

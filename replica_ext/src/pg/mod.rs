@@ -1,0 +1,51 @@
+//! The unsafe border: everything that touches PostgreSQL's memory, and nothing else.
+//!
+//! Rules: each function is safe to call or says what the caller vouches for; each block names the fact it rests
+//! on; PostgreSQL's pointers do not leave this folder without a lifetime. Every call into PostgreSQL is guarded
+//! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors.
+
+pub mod heap;
+pub mod relation;
+pub mod session;
+pub mod trigger;
+pub mod tuple;
+pub mod types;
+pub mod xact;
+
+/// What PostgreSQL exports and pgrx does not declare.
+mod undeclared {
+    use std::ffi::CStr;
+
+    use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+    use pgrx::pg_sys::{List, Oid};
+
+    mod c {
+        use pgrx::pg_sys::{List, Oid};
+
+        unsafe extern "C-unwind" {
+            /// commands/sequence.h
+            pub fn nextval_internal(relid: Oid, check_permissions: bool) -> i64;
+            /// commands/async.h
+            pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
+            /// catalog/partition.h
+            pub fn get_partition_ancestors(relid: Oid) -> *mut List;
+        }
+    }
+
+    /// The next value of a sequence, whatever the rights of the current role.
+    pub fn next_value(sequence: Oid) -> i64 {
+        // SAFETY: an oid that is no sequence is an ERROR, which the guard turns into a panic.
+        unsafe { pg_guard_ffi_boundary(|| c::nextval_internal(sequence, false)) }
+    }
+
+    pub fn notify(channel: &CStr, payload: &CStr) {
+        // SAFETY: async.c copies both C strings.
+        unsafe { pg_guard_ffi_boundary(|| c::Async_Notify(channel.as_ptr(), payload.as_ptr())) }
+    }
+
+    /// A list of oids, nearest first, of a relation that is a partition.
+    pub fn partition_ancestors(relation: Oid) -> *mut List {
+        // SAFETY: scans pg_inherits; a relation without a parent there is an ERROR.
+        unsafe { pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation)) }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a session tells about itself: its user, its settings, its place in the transaction.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+use super::undeclared;
+
+/// Name of the channel on which the agent listens.
+const CHANNEL: &CStr = c"replicas";
+
+/// `synchronous_commit` is off: the transaction becomes visible before it is durable.
+pub fn commits_asynchronously() -> bool {
+    // SAFETY: a plain int that only this thread writes.
+    unsafe { pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 }
+}
+
+/// Depth of nested subtransactions; 1 is the transaction itself.
+pub fn nest_level() -> i32 {
+    // SAFETY: reads the transaction state, which a backend always has.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+/// The command now running; it counts as one that changes something.
+pub fn command_id() -> u32 {
+    // SAFETY: called inside a transaction, from a trigger.
+    unsafe { pg_sys::GetCurrentCommandId(true) }
+}
+
+/// How many triggers are firing, one inside the other.
+pub fn trigger_depth() -> i32 {
+    // SAFETY: pg_trigger_depth() takes no argument and reads a counter.
+    unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(1)
+}
+
+/// Name of the current role; None when it was dropped in this transaction.
+pub fn role_name() -> Option<Vec<u8>> {
+    // SAFETY: with noerr the result is NULL or a palloc'd C string, which is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        (!name.is_null()).then(|| super::types::to_utf8(CStr::from_ptr(name).to_bytes()).into_owned())
+    }
+}
+
+/// The session's search_path as it was set.
+pub fn search_path() -> Vec<u8> {
+    // SAFETY: the setting exists in every server; the string belongs to guc.c and is copied.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), false, false);
+        super::types::to_utf8(CStr::from_ptr(value).to_bytes()).into_owned()
+    }
+}
+
+/// Queues the wake-up of the agents for commit. Equal notifications of one transaction collapse.
+pub fn notify_agents() {
+    undeclared::notify(CHANNEL, c"");
+}
+
+/// Makes everything that is visible now durable; returns the WAL position up to which it is.
+pub fn flush_wal() -> u64 {
+    // SAFETY: both only read and write the state of the WAL.
+    unsafe {
+        let end = pg_sys::GetXLogInsertRecPtr();
+        pg_sys::XLogFlush(end);
+        end
+    }
+}
+
+/// Whether the current role owns the relation, or is a member of the role that does.
+pub fn owns_relation(relation: pg_sys::Oid) -> bool {
+    // SAFETY: an oid without a relation is reported as an error, not followed.
+    unsafe { pg_sys::pg_class_ownercheck(relation, pg_sys::GetUserId()) }
+}
+
+/// Runs `f` as another role, as a SECURITY DEFINER function would.
+pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: two out parameters; on an ERROR in `f` the abort of the (sub)transaction restores both.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+    }
+    let result = f();
+    // SAFETY: puts back what was read above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
+}
+
+/// Settings under which output functions write the same text in every session.
+const PINNED: [(&CStr, &CStr); 6] = [
+    (c"datestyle", c"ISO"),
+    (c"intervalstyle", c"postgres"),
+    (c"extra_float_digits", c"1"),
+    (c"bytea_output", c"hex"),
+    (c"lc_monetary", c"C"),
+    (c"search_path", c"pg_catalog"),
+];
+
+/// The pinned settings, in force until this is dropped.
+pub struct Pinned(i32);
+
+impl Pinned {
+    pub fn set() -> Pinned {
+        // SAFETY: names and values are C strings that guc.c copies. On an ERROR the abort of the
+        // (sub)transaction unwinds the nest level.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in PINNED {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            Pinned(level)
+        }
+    }
+
+    /// Puts the session's own settings back. Not in Drop: after an ERROR the abort does it.
+    pub fn restore(self) {
+        // SAFETY: the level is the one that `set` began.
+        unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
+    }
+}
+
+/// Oid of a schema by its name.
+pub fn schema_oid(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a C string; missing_ok, so there is no error.
+    let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}

@@ -1,0 +1,205 @@
+//! The trigger functions' gate: checks how PostgreSQL called, and offers the call safely.
+//!
+//! They are plain C functions rather than `#[pg_trigger]`: the latter looks up names and allocates for each row.
+
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
+use pgrx::{pg_guard, PgSqlErrorCode};
+
+use super::relation::{self, Description};
+use super::tuple::{self, Row, RowOf};
+use crate::{capture, error};
+
+/// A call of a row or statement trigger, valid until it returns.
+pub struct Call<'a>(&'a pg_sys::TriggerData);
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Event {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+impl Call<'_> {
+    pub fn event(&self) -> Event {
+        match self.0.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            _ => Event::Truncate,
+        }
+    }
+
+    pub fn relation_oid(&self) -> Oid {
+        // SAFETY: the relation is open for the duration of the call (trigger protocol).
+        unsafe { (*self.0.tg_relation).rd_id }
+    }
+
+    pub fn describe(&self) -> Description {
+        // SAFETY: the relation is open and the trigger valid for the duration of the call.
+        unsafe { relation::describe(self.0.tg_relation, (*self.0.tg_trigger).tgfoid) }
+    }
+
+    /// Whether another AFTER ROW trigger fires on this event before ours.
+    pub fn is_preceded(&self) -> bool {
+        let event = match self.event() {
+            Event::Insert => pg_sys::TRIGGER_TYPE_INSERT,
+            Event::Update => pg_sys::TRIGGER_TYPE_UPDATE,
+            Event::Delete => pg_sys::TRIGGER_TYPE_DELETE,
+            Event::Truncate => return false,
+        };
+        let kind = pg_sys::TRIGGER_TYPE_LEVEL_MASK | pg_sys::TRIGGER_TYPE_TIMING_MASK;
+        // SAFETY: the relation is open and the trigger valid for the duration of the call.
+        unsafe {
+            let own = (*self.0.tg_trigger).tgoid;
+            relation::triggers(self.0.tg_relation)
+                .iter()
+                .take_while(|t| t.tgoid != own)
+                .any(|t| t.tgtype as u32 & kind == pg_sys::TRIGGER_TYPE_ROW && t.tgtype as u32 & event != 0)
+        }
+    }
+
+    fn old_tuple(&self) -> HeapTuple {
+        self.0.tg_trigtuple
+    }
+
+    fn new_tuple(&self) -> HeapTuple {
+        if self.event() == Event::Update {
+            self.0.tg_newtuple
+        } else {
+            self.0.tg_trigtuple
+        }
+    }
+
+    /// The row before an UPDATE or DELETE, taken apart into `row`.
+    pub fn row_before<'b>(&'b self, row: &'b mut Row) -> RowOf<'b> {
+        // SAFETY: a row trigger has the tuple, of the relation's descriptor, until it returns.
+        unsafe { row.deform(self.old_tuple(), (*self.0.tg_relation).rd_att) };
+        RowOf { row, relation: self.relation_oid().to_u32() }
+    }
+
+    /// The row after an INSERT or UPDATE.
+    pub fn row_after<'b>(&'b self, row: &'b mut Row) -> RowOf<'b> {
+        // SAFETY: as above.
+        unsafe { row.deform(self.new_tuple(), (*self.0.tg_relation).rd_att) };
+        RowOf { row, relation: self.relation_oid().to_u32() }
+    }
+
+    /// The command that made the change.
+    #[inline]
+    pub fn command(&self) -> u32 {
+        // SAFETY: the new version was written, or the old one deleted, by the current transaction: this is
+        // what the trigger fires for. The tuples are copies with their headers.
+        unsafe {
+            match self.event() {
+                Event::Delete => {
+                    tuple::ended_by(self.old_tuple()).unwrap_or_else(super::session::command_id)
+                }
+                _ => tuple::written_by(self.new_tuple()),
+            }
+        }
+    }
+
+    /// The command that has since changed again what this change wrote.
+    #[inline]
+    pub fn superseded_by(&self) -> Option<u32> {
+        match self.event() {
+            // SAFETY: as for `command`.
+            Event::Insert | Event::Update => unsafe { tuple::ended_by(self.new_tuple()) },
+            _ => None,
+        }
+    }
+
+    /// A text column of the new row of an INSTEAD OF trigger on a view; None is NULL.
+    pub fn new_text(&self, column: &str) -> Option<Vec<u8>> {
+        // SAFETY: the descriptor is the relation's; the column is text, checked by its type oid.
+        unsafe {
+            let descriptor = (*self.0.tg_relation).rd_att;
+            let attrs = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
+            let index = attrs.iter().position(|a| pgrx::name_data_to_str(&a.attname) == column)?;
+            if attrs[index].atttypid != pg_sys::TEXTOID {
+                return None;
+            }
+            let mut row = Row::default();
+            row.deform(self.0.tg_trigtuple, descriptor);
+            let text = pg_sys::pg_detoast_datum_packed(row.get(index)?.cast_mut_ptr());
+            Some(super::types::to_utf8(pgrx::varlena::varlena_to_byte_slice(text)).into_owned())
+        }
+    }
+}
+
+/// The call, if it is one of a trigger with this level and timing.
+///
+/// # Safety
+/// `fcinfo` is what PostgreSQL called the function with.
+unsafe fn call<'a>(fcinfo: FunctionCallInfo, wanted: u32, what: &'static str) -> Call<'a> {
+    let mask = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+    // SAFETY: a node's tag tells whether the context is trigger data (CALLED_AS_TRIGGER).
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            error::raise(
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                format!("{what} was not called by the trigger manager"),
+                "Attach it with pyreplica.add_table.",
+            );
+        }
+        let data = &*context.cast::<pg_sys::TriggerData>();
+        if data.tg_event & mask != wanted {
+            error::raise(
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                format!("{what} is not a trigger of this kind"),
+                "Attach it with pyreplica.add_table.",
+            );
+        }
+        Call(data)
+    }
+}
+
+macro_rules! finfo {
+    ($name:ident) => {
+        #[no_mangle]
+        pub extern "C" fn $name() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+
+finfo!(pg_finfo_pyreplica_log_change);
+finfo!(pg_finfo_pyreplica_log_truncate);
+finfo!(pg_finfo_pyreplica_log_statement);
+
+/// # Safety
+/// Called by PostgreSQL.
+#[no_mangle]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pyreplica_log_change(fcinfo: FunctionCallInfo) -> Datum {
+    // SAFETY: PostgreSQL called with this fcinfo.
+    let call = unsafe { call(fcinfo, pg_sys::TRIGGER_EVENT_ROW, "pyreplica.log_change()") };
+    capture::log_change(&call);
+    Datum::null()
+}
+
+/// # Safety
+/// Called by PostgreSQL.
+#[no_mangle]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pyreplica_log_truncate(fcinfo: FunctionCallInfo) -> Datum {
+    // SAFETY: PostgreSQL called with this fcinfo.
+    let call = unsafe { call(fcinfo, 0, "pyreplica.log_truncate()") };
+    capture::log_truncate(&call);
+    Datum::null()
+}
+
+/// # Safety
+/// Called by PostgreSQL.
+#[no_mangle]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pyreplica_log_statement(fcinfo: FunctionCallInfo) -> Datum {
+    let kind = pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_INSTEAD;
+    // SAFETY: PostgreSQL called with this fcinfo.
+    let call = unsafe { call(fcinfo, kind, "pyreplica.log_statement()") };
+    capture::log_statement(&call);
+    Datum::from(call.0.tg_trigtuple)
+}

@@ -1,0 +1,79 @@
+//! Commit, prepare, abort and savepoints: PostgreSQL's callbacks, handed on as safe calls.
+//!
+//! An error may be raised before the commit, where it aborts the transaction; never in a commit or abort
+//! callback, which take the server down: those only drop memory.
+
+use std::cell::{Cell, RefCell};
+
+use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_guard;
+
+use crate::capture;
+
+thread_local! {
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// Relations whose cached description is stale; InvalidOid stands for all.
+    static STALE: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many stale relations are remembered one by one.
+const STALE_MAX: usize = 256;
+
+/// Registers the callbacks, once for each backend.
+#[inline]
+pub fn register() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: the functions live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(at_invalidation), pg_sys::Datum::null());
+    }
+}
+
+/// Relations that have changed since the last call.
+#[inline]
+pub fn take_stale() -> Vec<Oid> {
+    STALE.take()
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    use pg_sys::XactEvent::*;
+    match event {
+        XACT_EVENT_PRE_COMMIT => capture::before_commit(true),
+        // A transaction that notifies cannot be prepared: the agent's timer finds it.
+        XACT_EVENT_PRE_PREPARE => capture::before_commit(false),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT => capture::forget(),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _sub: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::*;
+    match event {
+        SUBXACT_EVENT_COMMIT_SUB => capture::subtransaction_committed(),
+        SUBXACT_EVENT_ABORT_SUB => capture::subtransaction_aborted(),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) {
+    STALE.with_borrow_mut(|stale| {
+        if stale.len() >= STALE_MAX {
+            stale.clear();
+            stale.push(pg_sys::InvalidOid);
+        } else if stale.last() != Some(&relation) {
+            stale.push(relation);
+        }
+    });
+}

@@ -1,0 +1,1 @@
+//! What the extension must do, one module per source file.
