@@ -3,3 +3,26 @@
 #![forbid(unsafe_code)]
 
 mod harness; // the tests' own means: servers, and a comparison that sees differences
+
+mod basic; // insert, update, delete; run and once; both kinds of commit
+mod types; // every type, exactly, whatever the writer's session has set
+mod identifiers; // names, numbers of columns and sizes of rows that are odd but legal
+mod encoding; // a master that is not UTF-8
+mod ordering; // concurrent commits, triggers, foreign keys, rules: the slave ends equal
+mod savepoints; // what is rolled back never arrives
+mod prepared; // two-phase transactions of users on the master
+mod truncate; // TRUNCATE, also of several tables at once
+mod partitions; // partitioned tables and inheritance
+mod schema_change; // tables that change, come and go while they are replicated
+mod statements; // INSERT INTO replica_log (sql)
+mod log_view; // replica_log for people
+mod rotation; // the chunk tables are emptied, and nothing is left behind
+mod async_commit; // synchronous_commit = off on the master
+mod copy; // the initial copy
+mod conflicts; // rows on a slave that are not what a change expects
+mod privileges; // writers without rights, owners, least privilege for the agent
+mod cli; // each bad input has one clear error
+mod restart; // agent, master and slaves stop and come back
+mod standby; // a second agent takes over
+mod crash; // kill -9 between each two steps
+mod history; // random histories, replayable by their seed

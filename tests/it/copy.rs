@@ -1,0 +1,150 @@
+//! The initial copy.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyreplica_tests::trio::Setup;
+use pyreplica_tests::wait::wait_for;
+
+const TABLE: &str = "create table t (id int primary key, v text)";
+
+#[test]
+fn copy_hands_over_to_the_stream_under_concurrent_writes() {
+    for setup in [Setup::new(TABLE), Setup::new(TABLE).atomic()] {
+        // GIVEN writers that never rest
+        let mut trio = setup.build();
+        trio.master.run("insert into t select i, 'start' from generate_series(1, 50000) i");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let (master, done) = (&trio.master, &done);
+                scope.spawn(move || {
+                    let mut session = master.session();
+                    for i in 0.. {
+                        if done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        session.run(&format!(
+                            "insert into t values ({}, 'new'); update t set v = v || '{i}' where id = {i} % 1000 + 1;
+                             delete from t where id = {} + {i}",
+                            100_000 + writer * 1_000_000 + i,
+                            10_000 + writer * 20_000
+                        ));
+                    }
+                });
+            }
+            // WHEN the slaves are copied meanwhile
+            trio.agent.start();
+            for slave in 0..2 {
+                wait_for("the copy", || {
+                    trio.is_in_step(slave).then_some(()).or_else(|| {
+                        let sql = "select to_regclass('pyreplica_agent.copied_table') is not null";
+                        (trio.slaves[slave].value(sql) == "t"
+                            && trio.slaves[slave].value("select count(*) from pyreplica_agent.copied_table")
+                                == "1")
+                            .then_some(())
+                    })
+                });
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        // THEN no row is lost or doubled
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        assert_eq!(trio.conflicts(1), [""; 0]);
+    }
+}
+
+#[test]
+fn a_table_that_already_holds_rows_is_refused() {
+    let trio = Setup::new(TABLE).build();
+    trio.slaves[0].run("insert into t values (1, 'mine')");
+    trio.once().expect_code(1).expect_text(&["public.t", "already", "slave1"]);
+    assert_eq!(trio.slaves[0].value("select v from t"), "mine");
+    // The other slave is none the worse.
+    assert_eq!(trio.slaves[1].value("select count(*) from pyreplica_agent.copied_table"), "1");
+    trio.slaves[0].run("truncate t");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn the_copy_command_makes_a_slave_anew() {
+    let trio = Setup::new(TABLE).build();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 1000) i");
+    trio.once().expect_code(0);
+    trio.slaves[0].run("delete from t where id % 2 = 0; update t set v = 'wrong' where id < 10");
+    trio.master.run("insert into t values (0, 'not yet there')");
+    trio.agent.run(&["copy", "--slave", "slave1"]).expect_code(0);
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn the_copy_command_refuses_while_an_agent_runs() {
+    let trio = Setup::new(TABLE).start();
+    trio.agent.run(&["copy"]).expect_code(1);
+}
+
+#[test]
+fn initial_current_takes_the_slave_as_it_is() {
+    let mut trio = Setup::new(TABLE).initial("current").build();
+    trio.master.run("insert into t values (1, 'before')");
+    trio.slaves.iter().for_each(|slave| slave.run("insert into t values (1, 'before')"));
+    trio.once().expect_code(0);
+    trio.master.run("insert into t values (2, 'after'); update t set v = 'changed' where id = 1");
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn initial_oldest_replays_the_log() {
+    let mut trio = Setup::new(TABLE).initial("oldest").build();
+    trio.master.run("insert into t values (1, 'a'); update t set v = 'b'; insert into t values (2, 'c')");
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn a_killed_copy_goes_on() {
+    let schema = "create table a (id int primary key); create table b (id int primary key); create table c (id int primary key)";
+    let mut trio = Setup::new(schema).build();
+    trio.master.run("insert into a select generate_series(1, 1000); insert into b select * from a; insert into c select * from a");
+    trio.agent.start_to_die_at("copy.before_commit:3");
+    assert!(!trio.agent.wait_exit().success());
+    trio.master.run("delete from a where id < 10; insert into c values (5000)");
+    trio.agent.start();
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn verify_sees_what_differs() {
+    let trio = Setup::new(TABLE).build();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 1000) i");
+    trio.once().expect_code(0);
+    trio.agent.run(&["verify"]).expect_code(0);
+    trio.slaves[1].run(
+        "update t set v = 'other' where id = 77; delete from t where id = 500; insert into t values (2000)",
+    );
+    trio.agent.run(&["verify"]).expect_code(1).expect_text(&["77", "500", "2000", "slave2"]);
+}
+
+#[test]
+fn verify_works_while_replication_runs() {
+    let mut trio = Setup::new(TABLE).start();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 20000) i");
+    trio.catch_up();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (master, done) = (&trio.master, &done);
+        scope.spawn(move || {
+            let mut session = master.session();
+            for i in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                session.run(&format!("update t set v = v || 'y' where id = {i} % 20000 + 1"));
+            }
+        });
+        let verified = trio.agent.run(&["verify"]);
+        done.store(true, Ordering::Relaxed);
+        verified.expect_code(0);
+    });
+}

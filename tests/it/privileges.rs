@@ -1,0 +1,119 @@
+//! Writers without rights on the log, owners, least privilege for the agent.
+
+use pyreplica_tests::trio::{shared_servers, Setup};
+
+/// Roles belong to the server, which tests share.
+fn role(name: &str, options: &str) {
+    for server in shared_servers() {
+        server.db("postgres").run(&format!(
+            "do $$ begin create role {name} login {options}; exception when duplicate_object or unique_violation then null; end $$"
+        ));
+    }
+}
+
+#[test]
+fn a_writer_needs_no_right_on_the_log_and_has_none() {
+    role("p_writer", "");
+    let mut trio = Setup::new("create table t (id int primary key, v text); grant select, insert, update, delete, truncate on t to public").build();
+    let mut writer = trio.master.session_of("p_writer");
+    writer.run("insert into t values (1, 'a'), (2, 'b'); update t set v = 'c' where id = 1; delete from t where id = 2");
+    assert_eq!(trio.master.value("select distinct username from pyreplica.replica_log"), "p_writer");
+    for sql in [
+        "select * from pyreplica.log",
+        "select * from pyreplica.log_0",
+        "select * from pyreplica.replica_log",
+        "insert into pyreplica.log_0 select * from pyreplica.log_0",
+        "insert into pyreplica.replica_log (sql) values ('select 1')",
+        "delete from pyreplica.slave",
+        "update pyreplica.slave set rank = null, snapshot = null",
+        "insert into pyreplica.decision (agent, batch) values ('x', 1)",
+        "select nextval('pyreplica.log_id')",
+        "select setval('pyreplica.log_current', 2)",
+        "select pyreplica.rotate_log()",
+        "select pyreplica.allow_agent('p_writer')",
+        "select pyreplica.attach('t')",
+        "select pyreplica.detach('t')",
+        "select pyreplica.add_table('t')",
+        "select pyreplica.remove_table('t')",
+        "create table mine (id int primary key); create trigger x after insert on mine for each row execute function pyreplica.log_change()",
+    ] {
+        writer.client.batch_execute("rollback").expect("no transaction");
+        let error = writer.error(sql);
+        assert_eq!(error.code().code(), "42501", "{sql}: {error}");
+    }
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn the_owner_of_a_table_may_add_and_remove_it() {
+    role("p_owner", "");
+    let trio = Setup::new(
+        "create schema own; create table own.t (id int primary key); alter table own.t owner to postgres",
+    )
+    .build();
+    trio.master.run("grant usage on schema own to p_owner; alter table own.t owner to p_owner");
+    let mut owner = trio.master.session_of("p_owner");
+    owner.run("select pyreplica.add_table('own.t'); insert into own.t values (1); truncate own.t");
+    assert_eq!(owner.rows("select relation from pyreplica.replicated_table"), ["own.t"]);
+    owner.run("select pyreplica.remove_table('own.t')");
+    assert_eq!(owner.rows("select relation from pyreplica.replicated_table"), [""; 0]);
+}
+
+#[test]
+fn who_was_granted_to_may_queue_statements() {
+    role("p_queuer", "");
+    let mut trio = Setup::new("create table t (id int primary key)").build();
+    trio.master.run("grant insert on pyreplica.replica_log to p_queuer");
+    let mut queuer = trio.master.session_of("p_queuer");
+    queuer.run("insert into pyreplica.replica_log (sql) values ('create table public.queued (id int)')");
+    trio.catch_up();
+    assert_eq!(trio.slaves[0].value("select to_regclass('queued')"), "queued");
+}
+
+/// The roles that README tells users to make: no superuser anywhere.
+#[test]
+fn the_agent_works_with_least_privileges() {
+    role("p_agent", "");
+    role("p_apply", "");
+    let trio = Setup::new("create table t (id int primary key, v text)").build();
+    trio.master.run("select pyreplica.allow_agent('p_agent'); grant select on t to p_agent");
+    for slave in &trio.slaves {
+        slave.run(&format!(
+            "grant create on database \"{}\" to p_apply; grant select, insert, update, delete, truncate on t to p_apply;
+             grant set on parameter session_replication_role to p_apply",
+            slave.name
+        ));
+    }
+    let config =
+        trio.config().replacen("user=postgres", "user=p_agent", 1).replace("user=postgres", "user=p_apply");
+    trio.agent.configure(&config);
+    trio.master.run("insert into t values (1, 'before')");
+    trio.agent.run(&["check"]).expect_code(0);
+    trio.once().expect_code(0);
+    trio.master.run("insert into t values (2, 'after'); update t set v = 'x' where id = 1; delete from t where id = 1; truncate t; insert into t values (3, 'end')");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    trio.agent.run(&["verify"]).expect_code(0);
+    trio.agent.run(&["status"]).expect_code(0);
+}
+
+/// Where session_replication_role may not be set, the agent says so once and goes on.
+#[test]
+fn without_replication_role_triggers_of_the_slave_fire() {
+    role("p_plain", "");
+    let trio = Setup::new("create table t (id int primary key, v text)").slaves(1).build();
+    let slave = &trio.slaves[0];
+    slave.run(&format!(
+        "grant create on database \"{}\" to p_plain; grant select, insert, update, delete, truncate on t to p_plain;
+         revoke set on parameter session_replication_role from p_plain",
+        slave.name
+    ));
+    let (master, slaves) =
+        trio.config().split_once("[[slave]]").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a slave");
+    trio.agent.configure(&format!("{master}[[slave]]{}", slaves.replace("user=postgres", "user=p_plain")));
+    trio.master.run("insert into t values (1, 'x')");
+    trio.once().expect_code(0).expect_text(&["session_replication_role", "GRANT SET ON PARAMETER"]);
+    trio.master.run("insert into t values (2, 'y')");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
