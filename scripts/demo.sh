@@ -4,4 +4,5 @@ set -eu
 echo "== building extension, agent and demo"
 scripts/build-for-servers.sh
 cargo build --quiet --release -p pyreplica_tests --bin demo
-PYREPLICA_AGENT=$PWD/target/release/replica_agent exec target/release/demo
+release=${CARGO_TARGET_DIR:-$PWD/target}/release
+PYREPLICA_AGENT=$release/replica_agent exec "$release/demo"

@@ -8,7 +8,7 @@ pg_config=$1
 prefix=$2
 
 scripts/package.sh "$pg_config" tree
-tree=target/package/tree
+tree=${CARGO_TARGET_DIR:-target}/package/tree
 
 # $1 a directory: whether we may write there, or make it.
 writable() {

@@ -7,27 +7,28 @@ set -eu
 cd "$(dirname "$0")/.."
 pg_config=$1
 
-PGRX_HOME=$PWD/target/pgrx-release
+target=${CARGO_TARGET_DIR:-$PWD/target}
+PGRX_HOME=$target/pgrx-release
 export PGRX_HOME
 mkdir -p "$PGRX_HOME"
 wanted="pg15 = \"$pg_config\""
 grep -qsF "$wanted" "$PGRX_HOME/config.toml" || printf '[configs]\n%s\n' "$wanted" >"$PGRX_HOME/config.toml"
 
-tree=target/package/tree
-rm -rf target/package
+tree=$target/package/tree
+rm -rf "$target/package"
 mkdir -p "$tree/extension"
 cargo build --release -p replica_agent
 cargo pgrx package -p pyreplica --pg-config "$pg_config" --out-dir "$tree/extension"
-cp target/release/replica_agent "$tree/replica_agent"
+cp "$target/release/replica_agent" "$tree/replica_agent"
 [ "${2:-}" != tree ] || exit 0
 
 version=$(cargo pkgid -p replica_agent | sed 's/.*[#@]//')
 major=$("$pg_config" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
-root=target/package/root
+root=$target/package/root
 mkdir -p "$root/usr/local/bin" "$root/usr/local/share/doc/pyreplica"
 cp -R "$tree/extension/." "$root"
 cp "$tree/replica_agent" "$root/usr/local/bin"
 cp README.md LICENSE CHANGELOG.md "$root/usr/local/share/doc/pyreplica"
-archive=target/pyreplica-$version-pg$major-$(uname -m).tar.gz
+archive=$target/pyreplica-$version-pg$major-$(uname -m).tar.gz
 tar -C "$root" --owner=0 --group=0 -czf "$archive" .
 echo "$archive"

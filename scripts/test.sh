@@ -23,5 +23,5 @@ fi
 step "master, slaves and agent"
 scripts/build-for-servers.sh --features failpoints
 # Tests mostly wait for servers: more of them at once than there are processors.
-PYREPLICA_AGENT=$PWD/target/release/replica_agent \
+PYREPLICA_AGENT=${CARGO_TARGET_DIR:-$PWD/target}/release/replica_agent \
     cargo test -p pyreplica_tests -- --test-threads="${TEST_THREADS:-4}" "$@"

@@ -6,6 +6,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# One run at a time in a working tree.
+target=${CARGO_TARGET_DIR:-$PWD/target}
+mkdir -p "$target"
+exec 9>"$target/postgres.lock"
+flock 9
+
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 bin=$("$pg_config" --bindir)
 lib=$("$pg_config" --pkglibdir)
@@ -25,12 +31,8 @@ done
 if [ "$(id -u)" = 0 ]; then
     copy=/var/cache/pyreplica-test-$(pwd | cksum | cut -d ' ' -f 1)
 else
-    copy=$PWD/target/postgres
+    copy=$target/postgres
 fi
-# One run at a time in a working tree.
-mkdir -p target
-exec 9>target/postgres.lock
-flock 9
 trap 'rm -rf "$copy"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -49,7 +51,7 @@ rm -f "$copy/${share#"$prefix"/}"/extension/pyreplica* "$copy/${lib#"$prefix"/}"
 bin=$copy/${bin#"$prefix"/}
 PG_CONFIG=$bin/pg_config
 PATH=$bin:$PATH
-PGRX_HOME=$PWD/target/pgrx
+PGRX_HOME=$target/pgrx
 export PG_CONFIG PATH PGRX_HOME
 wanted="pg15 = \"$PG_CONFIG\""
 if ! grep -qsF "$wanted" "$PGRX_HOME/config.toml"; then
