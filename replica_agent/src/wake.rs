@@ -4,7 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender, TrySendError};
+use fallible_iterator::FallibleIterator;
+use postgres::{CancelToken, NoTls};
+
+use crate::dsn::Dsn;
+use crate::error::{Error, Kind, Result};
+use crate::retry::Backoff;
+use crate::session;
 
 /// The order to stop; set once (by SIGTERM or SIGINT), seen by all clones, never taken back.
 #[derive(Clone, Debug)]
@@ -48,6 +55,83 @@ impl Default for Stop {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The sessions that may hang in a statement (behind a lock, say) when the order to stop comes.
+#[derive(Clone, Default)]
+pub struct Cancels(Arc<Mutex<Vec<CancelToken>>>);
+
+impl Cancels {
+    pub fn add(&self, token: CancelToken) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+    }
+
+    /// The sessions have ended.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Cancels what they run. A request is taken before authentication, so it needs no encryption; what a server
+    /// refuses all the same ends with our process.
+    pub fn cancel(&self) {
+        for token in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Err(e) = token.cancel_query(NoTls) {
+                log::debug!("could not cancel a statement: {e}");
+            }
+        }
+    }
+}
+
+/// Tells all readers of an agent that there is news on the master.
+#[derive(Clone, Default)]
+pub struct Waker(Arc<Mutex<Vec<Sender<()>>>>);
+
+impl Waker {
+    /// Holds one token: news that comes while the reader is busy is not forgotten.
+    pub fn subscribe(&self) -> Receiver<()> {
+        let (sender, receiver) = bounded(1);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+
+    pub fn wake_all(&self) {
+        let full_is_fine = |sender: &Sender<()>| !matches!(sender.try_send(()), Err(TrySendError::Disconnected(())));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(full_is_fine);
+    }
+}
+
+/// Listens for `NOTIFY replicas` on a session of its own, so that no queue of the master waits for a busy reader.
+/// Returns when it is told to stop.
+pub fn listen(dsn: &Dsn, waker: &Waker, stop: &Stop) {
+    /// How soon a listener notices the order to stop.
+    const GLANCE: Duration = Duration::from_millis(500);
+    let mut backoff = Backoff::new();
+    while !stop.is_set() {
+        let listened = listen_until(dsn, waker, GLANCE, stop, &mut backoff);
+        if let Err(e) = listened {
+            // Readers meet the same trouble and report it; until then their timer wakes them.
+            log::debug!("could not listen on the master: {e:#}");
+            stop.wait(backoff.next());
+        }
+    }
+}
+
+fn listen_until(dsn: &Dsn, waker: &Waker, glance: Duration, stop: &Stop, backoff: &mut Backoff) -> Result<()> {
+    let failed = |e| Error::from_pg("could not listen for news of the master", e);
+    let mut client = session::connect_master(dsn, "listen")?;
+    client.batch_execute("listen replicas").map_err(failed)?;
+    backoff.reset();
+    // What was notified before we listened.
+    waker.wake_all();
+    while !stop.is_set() {
+        let notified = client.notifications().timeout_iter(glance).next().map_err(failed)?.is_some();
+        if notified {
+            waker.wake_all();
+        } else if client.is_closed() {
+            return Err(Error::new(Kind::Connection, "lost the session that listens on the master"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,553 @@
+//! Applies changes to a slave, one after the other, inside the transaction that its caller has begun.
+//!
+//! In: chunks, in order. Out: the slave's rows changed, conflicts recorded. Every statement's row count is checked.
+//! After an error the transaction has been rolled back. Never commits and never moves the position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use postgres::types::{to_sql_checked, Format, IsNull, Kind as TypeKind, ToSql, Type};
+use postgres::{Client, Statement};
+
+use crate::conflict::{place, Conflict, Event};
+use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
+use crate::error::{Error, Kind, Result};
+use crate::quote;
+use crate::reader::{Chunk, Transaction};
+use crate::retry;
+use crate::statement::{build, columns, Operation, SlaveColumn, SlaveTable};
+use crate::tables::{Gate, Tables};
+use crate::wake::Stop;
+
+/// Prepared statements kept per session; a stream with more shapes than that starts over.
+const STATEMENTS_MAX: usize = 1000;
+/// Conflicts of one batch that are reported in the log; all of them are in the table.
+const REPORTS_MAX: u64 = 5;
+
+/// What became of a chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// It changes a table that this slave does not have yet: nothing more of the batch may be applied.
+    UnknownTable { schema: String, name: String },
+}
+
+pub struct Applier {
+    agent: String,
+    slave: String,
+    statements: HashMap<Vec<u8>, Statement>,
+    tables: HashMap<(String, String), Arc<SlaveTable>>,
+    /// Key into `statements`, kept to spare an allocation per change.
+    shape: Vec<u8>,
+    conflicts: u64,
+}
+
+/// A value as it travelled, sent on as it is; the statement was prepared with the type it has.
+#[derive(Debug)]
+struct Param<'a> {
+    bytes: Value<'a>,
+    binary: bool,
+}
+
+impl ToSql for Param<'_> {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match self.bytes {
+            Some(bytes) => {
+                out.put_slice(bytes);
+                IsNull::No
+            }
+            None => IsNull::Yes,
+        })
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        if self.binary {
+            Format::Binary
+        } else {
+            Format::Text
+        }
+    }
+
+    to_sql_checked!();
+}
+
+impl Applier {
+    pub fn new(agent: &str, slave: &str) -> Self {
+        Applier {
+            agent: agent.to_owned(),
+            slave: slave.to_owned(),
+            statements: HashMap::new(),
+            tables: HashMap::new(),
+            shape: Vec::new(),
+            conflicts: 0,
+        }
+    }
+
+    /// Applies a chunk, unless it is of tables that are to be skipped.
+    pub fn apply(&mut self, client: &mut Client, chunk: &Chunk, tables: &Tables, stop: &Stop) -> Result<Applied> {
+        let transaction = &*chunk.transaction;
+        let mut decoder = Decoder::new(&chunk.payload).map_err(|e| at(e, transaction))?;
+        let mut gates: Vec<Option<Gate>> = Vec::new();
+        while let Some(change) = decoder.next().map_err(|e| at(e, transaction))? {
+            if stop.is_set() {
+                return Err(Error::new(Kind::Stopped, "asked to stop"));
+            }
+            let mut gate = |number: usize| {
+                if gates.len() <= number {
+                    gates.resize(number + 1, None);
+                }
+                let relation = decoder.relation(number);
+                *gates[number].get_or_insert_with(|| tables.gate(relation.schema, relation.name, transaction.xid))
+            };
+            let relations = change.relations();
+            if let Some(&unknown) = relations.iter().find(|&&r| gate(r) == Gate::Unknown) {
+                let Relation { schema, name, .. } = decoder.relation(unknown);
+                return Ok(Applied::UnknownTable { schema: schema.to_string(), name: name.to_string() });
+            }
+            let wanted: Vec<usize> = relations.iter().copied().filter(|&r| gate(r) == Gate::Apply).collect();
+            if wanted.is_empty() && !relations.is_empty() {
+                continue;
+            }
+            if let Err(e) = self.change(client, &decoder, &change, &wanted, transaction) {
+                return Err(self.failed(client, &decoder, &change, transaction, e));
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    /// The batch is over: how many conflicts it had.
+    pub fn end_batch(&mut self) -> u64 {
+        let conflicts = std::mem::take(&mut self.conflicts);
+        if conflicts > REPORTS_MAX {
+            log::warn!(
+                "slave \"{}\": {} more conflicts in this batch, see pyreplica_agent.conflict there",
+                self.slave,
+                conflicts - REPORTS_MAX
+            );
+        }
+        conflicts
+    }
+
+    fn change(
+        &mut self,
+        client: &mut Client,
+        decoder: &Decoder,
+        change: &Change,
+        wanted: &[usize],
+        transaction: &Transaction,
+    ) -> Result<()> {
+        match change {
+            Change::Insert { relation, row } => {
+                let all: Vec<usize> = (0..row.len()).collect();
+                self.execute(client, decoder.relation(*relation), Operation::Insert, &[], &all, &[], row)?;
+                Ok(())
+            }
+            Change::Update { relation, key, changed } => {
+                self.update(client, decoder.relation(*relation), key, changed, transaction)
+            }
+            Change::Delete { relation, key } => {
+                let relation = decoder.relation(*relation);
+                let deleted = self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
+                match deleted {
+                    0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
+                    n => only_one(n),
+                }
+            }
+            Change::Truncate { restart_identity, .. } => {
+                let relations: Vec<&Relation> = wanted.iter().map(|&r| decoder.relation(r)).collect();
+                self.truncate(client, &relations, *restart_identity)
+            }
+            Change::Statement { sql, search_path, .. } => {
+                // It may change any table.
+                self.forget();
+                run_statement(client, sql, search_path)
+            }
+        }
+    }
+
+    /// The old values stand in the WHERE clause: as long as they are the master's, one statement does it.
+    fn update(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        key: &[Value],
+        changed: &[Changed],
+        transaction: &Transaction,
+    ) -> Result<()> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let set: Vec<usize> = changed.iter().map(|c| c.column).collect();
+        let new: Vec<Value> = changed.iter().map(|c| c.new).collect();
+        let old: Vec<Value> = changed.iter().map(|c| c.old).collect();
+        let both = [&new[..], &old[..]].concat();
+        let updated =
+            self.execute(client, relation, Operation::UpdateExact, &relation.key, &set, key, &both)?;
+        if updated > 0 {
+            return only_one(updated);
+        }
+
+        let same = self.probe(client, relation, &set, key, &old)?;
+        if let Some(same) = same {
+            let updated = self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
+            only_one(updated)?;
+            let differ: Vec<String> = columns(relation, &set)
+                .iter()
+                .zip(&same)
+                .filter(|(_, same)| !**same)
+                .map(|(column, _)| quote::ident(column.name))
+                .collect();
+            let detail = format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
+            return self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction);
+        }
+        self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction)
+    }
+
+    /// For each changed column whether the slave has the master's old value; `None` when there is no such row.
+    fn probe(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        set: &[usize],
+        key: &[Value],
+        old: &[Value],
+    ) -> Result<Option<Vec<bool>>> {
+        let statement = self.prepare(client, relation, Operation::Probe, &relation.key, set)?;
+        let params = params(relation, [&relation.key, set], [key, old]);
+        let row = client.query_opt(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))?;
+        Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
+    }
+
+    fn truncate(&mut self, client: &mut Client, relations: &[&Relation], restart_identity: bool) -> Result<()> {
+        let mut targets: Vec<String> = Vec::new();
+        for relation in relations {
+            let target = self.table(client, relation)?.target();
+            // Partitions come under the name of their root.
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        let restart = if restart_identity { " restart identity" } else { "" };
+        client
+            .batch_execute(&format!("truncate {}{restart}", targets.join(", ")))
+            .map_err(|e| failed_on(relations[0], e))
+    }
+
+    /// Runs a prepared statement for one change; gives the number of rows.
+    #[allow(clippy::too_many_arguments)] // one list per role in the statement
+    fn execute(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        operation: Operation,
+        key: &[usize],
+        set: &[usize],
+        key_values: &[Value],
+        set_values: &[Value],
+    ) -> Result<u64> {
+        let statement = self.prepare(client, relation, operation, key, set)?;
+        // UpdateExact has the new values and then the old ones: the same columns twice.
+        let twice = [set, set].concat();
+        let set = &twice[..set_values.len()];
+        let params = params(relation, [key, set], [key_values, set_values]);
+        client.execute(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))
+    }
+
+    fn prepare(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        operation: Operation,
+        key: &[usize],
+        set: &[usize],
+    ) -> Result<Statement> {
+        let (key, set) = (columns(relation, key), columns(relation, set));
+        self.shape.clear();
+        self.shape.push(operation as u8);
+        for name in [relation.schema, relation.name] {
+            put_name(&mut self.shape, name);
+        }
+        self.shape.extend((key.len() as u16).to_be_bytes());
+        for column in key.iter().chain(&set) {
+            put_name(&mut self.shape, column.name);
+            self.shape.extend(column.type_oid.to_be_bytes());
+            self.shape.push(column.binary.into());
+        }
+        if let Some(statement) = self.statements.get(&self.shape) {
+            return Ok(statement.clone());
+        }
+
+        let table = self.table(client, relation)?;
+        let sql = build(&table, operation, &key, &set).map_err(|e| on_table(e, relation))?;
+        let mut types: Vec<Type> = key.iter().chain(&set).map(|c| param_type(c)).collect();
+        if operation == Operation::UpdateExact {
+            types.extend(set.iter().map(|c| param_type(c)));
+        }
+        let statement = client.prepare_typed(&sql, &types).map_err(|e| failed_on(relation, e))?;
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        self.statements.insert(self.shape.clone(), statement.clone());
+        Ok(statement)
+    }
+
+    fn table(&mut self, client: &mut Client, relation: &Relation) -> Result<Arc<SlaveTable>> {
+        let name = (relation.schema.to_owned(), relation.name.to_owned());
+        if let Some(table) = self.tables.get(&name) {
+            return Ok(Arc::clone(table));
+        }
+        let table = Arc::new(describe(client, relation)?);
+        self.tables.insert(name, Arc::clone(&table));
+        Ok(table)
+    }
+
+    fn forget(&mut self) {
+        self.statements.clear();
+        self.tables.clear();
+    }
+
+    fn conflict(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        key: &[Value],
+        conflict: Conflict,
+        detail: Option<&str>,
+        transaction: &Transaction,
+    ) -> Result<()> {
+        let event = Event {
+            conflict,
+            relation: &full_name(relation),
+            operation: match conflict {
+                Conflict::DeleteMissing => "DELETE",
+                _ => "UPDATE",
+            },
+            key: &self.render_key(client, relation, key)?,
+            detail,
+            applied: conflict == Conflict::UpdateDiffers,
+        };
+        self.conflicts += 1;
+        if self.conflicts <= REPORTS_MAX {
+            log::warn!("slave \"{}\": {}", self.slave, event.report(transaction));
+        }
+        event.record(client, &self.agent, &self.slave, transaction)
+    }
+
+    /// The key as people write it: `(id)=(42)`. The server prints the values: it knows all types.
+    fn render_key(&mut self, client: &mut Client, relation: &Relation, key: &[Value]) -> Result<String> {
+        let columns = columns(relation, &relation.key);
+        let types: Vec<Type> = columns.iter().map(|c| param_type(c)).map(text_if_unknown).collect();
+        let casts: Vec<String> = (1..=types.len()).map(|n| format!("${n}::text")).collect();
+        let failed = |e| failed_on(relation, e);
+        let statement = client.prepare_typed(&format!("select {}", casts.join(", ")), &types).map_err(failed)?;
+        let params = params(relation, [&relation.key, &[]], [key, &[]]);
+        let row = client.query_one(&statement, &as_dyn(&params)).map_err(failed)?;
+        let values: Vec<String> = (0..types.len())
+            .map(|i| row.get::<_, Option<String>>(i).unwrap_or_else(|| "null".to_owned()))
+            .collect();
+        let names: Vec<&str> = columns.iter().map(|c| c.name).collect();
+        Ok(format!("({})=({})", names.join(", "), values.join(", ")))
+    }
+
+    /// Rolls back and says which change failed, and where it stands.
+    fn failed(
+        &mut self,
+        client: &mut Client,
+        decoder: &Decoder,
+        change: &Change,
+        transaction: &Transaction,
+        e: Error,
+    ) -> Error {
+        self.forget();
+        self.conflicts = 0;
+        if let Err(rollback) = client.batch_execute("rollback") {
+            log::debug!("slave \"{}\": could not roll back: {rollback}", self.slave);
+            return at(e, transaction);
+        }
+        let operation = change.name();
+        let relation = change.relations().first().map(|&r| decoder.relation(r));
+        let key_values = match (change, relation) {
+            (Change::Insert { row, .. }, Some(relation)) => relation.key.iter().map(|&k| row[k]).collect(),
+            (Change::Update { key, .. } | Change::Delete { key, .. }, _) => key.clone(),
+            _ => Vec::new(),
+        };
+        let key = match relation {
+            Some(relation) if !key_values.is_empty() => {
+                let rendered = self.render_key(client, relation, &key_values);
+                Some(rendered.unwrap_or_else(|e| format!("(cannot be shown: {e})")))
+            }
+            _ => None,
+        };
+        let mut text = place(transaction, operation, key.as_deref());
+        if let Change::Statement { sql, role, .. } = change {
+            text.push_str(&format!(", queued by role \"{role}\": {}", shortened(sql)));
+        }
+        if let (Some(key), Some(relation), Some(state)) = (&key, relation, e.sqlstate()) {
+            if retry::is_insert_exists(state) {
+                let conflict = Conflict::InsertExists;
+                text = format!("conflict={conflict}, {text}");
+                let (name, message) = (full_name(relation), e.to_string());
+                let event =
+                    Event { conflict, relation: &name, operation, key, detail: Some(&message), applied: false };
+                if let Err(e) = event.record(client, &self.agent, &self.slave, transaction) {
+                    log::warn!("slave \"{}\": {e:#}", self.slave);
+                }
+            }
+        }
+        if let Some(servers) = e.detail_text() {
+            // It may show values of the row.
+            log::debug!("slave \"{}\": {e}: {servers}", self.slave);
+        }
+        let hint = e.hint_text().map(str::to_owned).or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
+        let e = e.detail(format!("{text}."));
+        match hint {
+            Some(hint) => e.hint(hint),
+            None => e,
+        }
+    }
+}
+
+impl Change<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Change::Insert { .. } => "INSERT",
+            Change::Update { .. } => "UPDATE",
+            Change::Delete { .. } => "DELETE",
+            Change::Truncate { .. } => "TRUNCATE",
+            Change::Statement { .. } => "STATEMENT",
+        }
+    }
+
+    fn relations(&self) -> &[usize] {
+        match self {
+            Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
+                std::slice::from_ref(relation)
+            }
+            Change::Truncate { relations, .. } => relations,
+            Change::Statement { .. } => &[],
+        }
+    }
+}
+
+fn describe(client: &mut Client, relation: &Relation) -> Result<SlaveTable> {
+    let rows = client
+        .query(include_str!("sql/slave_table.sql"), &[&relation.schema, &relation.name])
+        .map_err(|e| failed_on(relation, e))?;
+    let Some(first) = rows.first() else {
+        return Err(Error::new(Kind::Apply, format!("table \"{}\" does not exist on the slave", full_name(relation)))
+            .with_sqlstate("42P01"));
+    };
+    Ok(SlaveTable {
+        sql_name: quote::qualified(relation.schema, relation.name),
+        only: first.get::<_, &str>("relkind") == "r",
+        columns: rows
+            .iter()
+            .map(|row| SlaveColumn {
+                name: row.get("name"),
+                type_name: row.get("type"),
+                full_type: row.get("full_type"),
+                always_identity: row.get("always_identity"),
+                generated: row.get("generated"),
+                equality: row
+                    .get::<_, Option<String>>("equality")
+                    .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),
+            })
+            .collect(),
+    })
+}
+
+/// A statement queued on the master, under the search path it was queued with. It runs inside a DO block, where
+/// PostgreSQL refuses to end our transaction.
+fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()> {
+    let block = format!("begin execute {}; end", quote::literal(sql));
+    client
+        .batch_execute(&format!(
+            "select set_config('search_path', {}, true); do {}; set local search_path = pg_catalog",
+            quote::literal(search_path),
+            quote::literal(&block)
+        ))
+        .map_err(|e| Error::from_pg("could not run a queued statement", e))
+}
+
+/// The type under which a value is bound: the master's, so that the server casts it as in an assignment; or left
+/// to the server, which takes the column's.
+fn param_type(column: &Column) -> Type {
+    match column.type_oid {
+        0 => Type::UNKNOWN,
+        oid => Type::from_oid(oid).unwrap_or_else(|| {
+            Type::new(format!("type {oid}"), oid, TypeKind::Simple, "pg_catalog".to_owned())
+        }),
+    }
+}
+
+fn text_if_unknown(t: Type) -> Type {
+    if t == Type::UNKNOWN {
+        Type::TEXT
+    } else {
+        t
+    }
+}
+
+fn params<'a>(relation: &Relation, numbers: [&[usize]; 2], values: [&[Value<'a>]; 2]) -> Vec<Param<'a>> {
+    let binary = |n: usize| relation.columns[n].as_ref().is_some_and(|c| c.binary);
+    let param = |(&n, &bytes): (&usize, &Value<'a>)| Param { bytes, binary: binary(n) };
+    let [key, set] = [0, 1].map(|i| numbers[i].iter().zip(values[i]).map(param));
+    key.chain(set).collect()
+}
+
+fn as_dyn<'p>(params: &'p [Param<'p>]) -> Vec<&'p (dyn ToSql + Sync)> {
+    params.iter().map(|p| p as &(dyn ToSql + Sync)).collect()
+}
+
+fn put_name(shape: &mut Vec<u8>, name: &str) {
+    shape.extend(name.as_bytes());
+    shape.push(0);
+}
+
+fn only_one(rows: u64) -> Result<()> {
+    match rows {
+        1 => Ok(()),
+        n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave"))
+            .hint("Give the table on the slave the primary key that it has on the master, and correct the rows.")),
+    }
+}
+
+fn full_name(relation: &Relation) -> String {
+    format!("{}.{}", relation.schema, relation.name)
+}
+
+fn failed_on(relation: &Relation, e: postgres::Error) -> Error {
+    Error::from_pg(format!("could not apply change to table \"{}\"", full_name(relation)), e)
+}
+
+fn on_table(e: Error, relation: &Relation) -> Error {
+    let state = e.sqlstate().map(str::to_owned);
+    let placed =
+        Error::new(e.kind(), format!("could not apply change to table \"{}\": {e}", full_name(relation)));
+    match state {
+        Some(state) => placed.with_sqlstate(&state),
+        None => placed,
+    }
+}
+
+fn at(e: Error, transaction: &Transaction) -> Error {
+    let detail = e.detail_text().map(|d| format!("{d} ")).unwrap_or_default();
+    e.detail(format!("{detail}Log id {}, origin transaction {}.", transaction.rank, transaction.xid))
+}
+
+fn shortened(sql: &str) -> String {
+    const SHOWN: usize = 80;
+    match sql.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{} ...", &sql[..end]),
+        None => sql.to_owned(),
+    }
+}

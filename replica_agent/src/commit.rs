@@ -1,0 +1,365 @@
+//! The slave's transaction: begins it, moves the position in it, commits it, and settles what a crash left prepared.
+//! The only module that moves a position.
+//!
+//! In: chunks and the position after them. Out: the slave moved from one position to the next, whole or not at all.
+//!
+//! # Protocol
+//!
+//! 1. `begin`, and a lock on the position row: a second agent that does not yet know of us waits here, then finds
+//!    another batch number and gives up.
+//! 2. The changes, conflict rows, the position row with the next batch number.
+//! 3. `PREPARE TRANSACTION 'pyreplica:<agent>:<slave>:<batch>'`. If it fails the transaction is rolled back.
+//! 4. `COMMIT PREPARED`. With `two_phase = false` 3 and 4 are one COMMIT.
+//!
+//! A crash before 3 leaves the old position, one after 4 the new one. In between recovery settles it, before anything
+//! else is applied: an independent slave commits, since nobody else has a say; in an atomic group the decision row on
+//! the master says which. Whether an unanswered COMMIT took place the position row tells.
+
+use postgres::{Client, SimpleQueryMessage, Statement};
+
+use crate::applier::{Applied, Applier};
+use crate::config::Slave;
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::position::Position;
+use crate::quote;
+use crate::reader::Chunk;
+use crate::retry;
+use crate::session;
+use crate::tables::Tables;
+use crate::wake::{Cancels, Stop};
+
+/// PostgreSQL's limit for the identifier of a prepared transaction.
+const GID_BYTES_MAX: usize = 199;
+
+/// The master that a position belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasterId {
+    pub system_identifier: String,
+    pub timeline: i32,
+}
+
+/// Where a slave stands, by its own word.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub master: MasterId,
+    pub position: Position,
+    pub batch: i64,
+}
+
+/// One slave's session and what is known of the slave.
+pub struct SlaveSession {
+    pub client: Client,
+    pub name: String,
+    pub tables: Tables,
+    /// Of the last batch committed, or at hand and prepared.
+    pub batch: i64,
+    agent: String,
+    two_phase: bool,
+    applier: Applier,
+    mover: Statement,
+    timeline: i32,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Open,
+    Prepared,
+}
+
+impl SlaveSession {
+    /// Connects and makes sure that the agent's schema is there.
+    pub fn open(slave: &Slave, agent: &str, cancels: &Cancels) -> Result<Self> {
+        let mut client = session::connect_slave(slave)?;
+        cancels.add(client.cancel_token());
+        let name = &slave.name;
+        create_schema(&mut client, name)?;
+        if slave.two_phase {
+            check_two_phase(&mut client, slave)?;
+        }
+        let mover = client
+            .prepare(include_str!("sql/move_position.sql"))
+            .map_err(|e| Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e))?;
+        Ok(SlaveSession {
+            tables: Tables::load(&mut client, agent, name, slave.initial)?,
+            client,
+            name: name.clone(),
+            batch: 0,
+            agent: agent.to_owned(),
+            two_phase: slave.two_phase,
+            applier: Applier::new(agent, name),
+            mover,
+            timeline: 0,
+            phase: Phase::Idle,
+        })
+    }
+
+    /// Reads the position; `None` before the first start.
+    pub fn standing(&mut self) -> Result<Option<Standing>> {
+        let row = self
+            .client
+            .query_opt(include_str!("sql/position.sql"), &[&self.agent, &self.name])
+            .map_err(|e| Error::from_pg(format!("could not read the position of slave \"{}\"", self.name), e))?;
+        let Some(row) = row else { return Ok(None) };
+        self.batch = row.get("batch");
+        let standing = Standing {
+            master: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
+            position: Position {
+                rank: row.get("rank"),
+                snapshot: row.get::<_, &str>("snapshot").parse()?,
+                last_xid: row.get::<_, Option<&str>>("last_xid").and_then(|x| x.parse().ok()),
+                last_ts: row.get("last_ts"),
+            },
+            batch: self.batch,
+        };
+        self.timeline = standing.master.timeline;
+        Ok(Some(standing))
+    }
+
+    /// Writes the first position.
+    pub fn first_position(&mut self, master: &MasterId, position: &Position) -> Result<()> {
+        self.timeline = master.timeline;
+        self.client
+            .execute(
+                include_str!("sql/insert_position.sql"),
+                &[
+                    &self.agent,
+                    &self.name,
+                    &master.system_identifier,
+                    &master.timeline,
+                    &position.rank,
+                    &position.snapshot.to_string(),
+                    &position.last_xid.map(|x| x.to_string()),
+                    &position.last_ts,
+                ],
+            )
+            .map_err(|e| {
+                Error::from_pg(format!("could not write the first position of slave \"{}\"", self.name), e)
+            })?;
+        Ok(())
+    }
+
+    /// The master was recognised on another timeline: positions written from now on name it.
+    pub fn set_timeline(&mut self, timeline: i32) {
+        self.timeline = timeline;
+    }
+
+    /// Applies chunks in the transaction at hand, beginning it if there is none.
+    pub fn apply(&mut self, chunks: &[Chunk], stop: &Stop) -> Result<Applied> {
+        self.begin()?;
+        for chunk in chunks {
+            let applied = self.applier.apply(&mut self.client, chunk, &self.tables, stop);
+            match applied {
+                Ok(Applied::Done) => {}
+                Ok(unknown) => {
+                    self.rollback()?;
+                    return Ok(unknown);
+                }
+                Err(e) => {
+                    self.phase = Phase::Idle;
+                    return Err(e);
+                }
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if self.phase != Phase::Idle {
+            return Ok(());
+        }
+        let failed = |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
+        let rows = self
+            .client
+            .simple_query(&format!(
+                "begin; select batch from pyreplica_agent.position where agent = {} and slave = {} for update",
+                quote::literal(&self.agent),
+                quote::literal(&self.name)
+            ))
+            .map_err(|e| failed(&self.name, e))?;
+        self.phase = Phase::Open;
+        let batch = rows.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+            _ => None,
+        });
+        // In a group whose batch numbers were just aligned ours may be ahead of the row.
+        if batch.is_none_or(|batch| batch > self.batch) {
+            self.rollback()?;
+            return Err(Error::new(
+                Kind::Refused,
+                format!("position of slave \"{}\" was moved by somebody else", self.name),
+            )
+            .detail(format!("Expected batch {}, found {batch:?}.", self.batch))
+            .hint("Does a second agent of this name run elsewhere? The agent looks at the position again and goes on."));
+        }
+        failpoint::hit("commit.after_begin");
+        Ok(())
+    }
+
+    /// First half: afterwards only a failure of the master's decision can undo the batch. Without two-phase commit
+    /// nothing happens but the writing of the position.
+    pub fn prepare(&mut self, position: &Position, batch: i64) -> Result<()> {
+        self.begin()?;
+        failpoint::hit("commit.after_apply");
+        let failed = |name: &str, e| Error::from_pg(format!("could not move the position of slave \"{name}\""), e);
+        let moved = self
+            .client
+            .execute(
+                &self.mover,
+                &[
+                    &self.agent,
+                    &self.name,
+                    &self.timeline,
+                    &position.rank,
+                    &position.snapshot.to_string(),
+                    &position.last_xid.map(|x| x.to_string()),
+                    &position.last_ts,
+                    &batch,
+                ],
+            )
+            .map_err(|e| failed(&self.name, e))?;
+        assert_eq!(moved, 1, "the position row is locked and its batch number was checked");
+        failpoint::hit("commit.after_position");
+        if self.two_phase {
+            let gid = gid(&self.agent, &self.name, batch)?;
+            self.phase = Phase::Idle; // a PREPARE that fails is a rollback
+            self.client
+                .batch_execute(&format!("prepare transaction {}", quote::literal(&gid)))
+                .map_err(|e| explain_prepare(&self.name, e))?;
+            self.phase = Phase::Prepared;
+            failpoint::hit("commit.after_prepare");
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// Second half. Gives the number of conflicts in the batch.
+    pub fn commit(&mut self) -> Result<u64> {
+        let command = match self.phase {
+            Phase::Prepared => format!("commit prepared {}", quote::literal(&self.gid()?)),
+            _ => "commit".to_owned(),
+        };
+        self.phase = Phase::Idle;
+        if let Err(e) = self.client.batch_execute(&command) {
+            let gone = e.code().is_some_and(|state| retry::is_undefined_object(state.code()));
+            let batch = self.batch;
+            if !gone || self.standing()?.is_none_or(|standing| standing.batch < batch) {
+                return Err(Error::from_pg(format!("could not commit a batch on slave \"{}\"", self.name), e));
+            }
+            // Somebody else's recovery committed it.
+        }
+        failpoint::hit("commit.after_commit");
+        Ok(self.applier.end_batch())
+    }
+
+    /// Undoes the batch at hand, prepared or not.
+    pub fn rollback(&mut self) -> Result<()> {
+        let command = match self.phase {
+            Phase::Idle => return Ok(()),
+            Phase::Open => "rollback".to_owned(),
+            Phase::Prepared => format!("rollback prepared {}", quote::literal(&self.gid()?)),
+        };
+        self.phase = Phase::Idle;
+        self.client
+            .batch_execute(&command)
+            .map_err(|e| Error::from_pg(format!("could not roll back a batch on slave \"{}\"", self.name), e))
+    }
+
+    /// Settles what a crash left prepared; `decided` says for a batch whether it is to be committed.
+    pub fn recover(&mut self, decided: &mut dyn FnMut(i64) -> Result<bool>) -> Result<()> {
+        let failed = |name: &str, e| Error::from_pg(format!("could not recover slave \"{name}\""), e);
+        let prefix = gid_prefix(&self.agent, &self.name);
+        let rows = self
+            .client
+            .query(include_str!("sql/prepared.sql"), &[&prefix])
+            .map_err(|e| failed(&self.name, e))?;
+        for row in rows {
+            let gid: &str = row.get(0);
+            let Some(batch) = gid.strip_prefix(&prefix).and_then(|b| b.parse::<i64>().ok()) else {
+                continue; // of an agent or slave whose name begins like ours
+            };
+            let verb = if decided(batch)? { "commit" } else { "rollback" };
+            self.client
+                .batch_execute(&format!("{verb} prepared {}", quote::literal(gid)))
+                .map_err(|e| failed(&self.name, e))?;
+            log::info!("slave \"{}\": recovery: {verb} of batch {batch}, which was prepared", self.name);
+        }
+        Ok(())
+    }
+
+    fn gid(&self) -> Result<String> {
+        gid(&self.agent, &self.name, self.batch)
+    }
+}
+
+fn gid_prefix(agent: &str, slave: &str) -> String {
+    format!("pyreplica:{agent}:{slave}:")
+}
+
+fn gid(agent: &str, slave: &str, batch: i64) -> Result<String> {
+    let gid = format!("{}{batch}", gid_prefix(agent, slave));
+    if gid.len() > GID_BYTES_MAX {
+        return Err(Error::new(
+            Kind::Config,
+            format!("identifier of a prepared transaction is too long: {} bytes", gid.len()),
+        )
+        .hint("Give the agent or the slave a shorter name."));
+    }
+    Ok(gid)
+}
+
+/// CREATE SCHEMA needs a right that the agent may not have, even if the schema is there.
+fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
+    let failed =
+        |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
+    let there: bool = client
+        .query_one("select to_regclass('pyreplica_agent.conflict') is not null", &[])
+        .map_err(failed)?
+        .get(0);
+    if there {
+        return Ok(());
+    }
+    let script = include_str!("sql/slave_schema.sql");
+    client.batch_execute(&format!("begin; {script}; commit")).map_err(|e| {
+        failed(e).hint("Grant CREATE on the database to the agent's role, or run replica_agent/src/sql/slave_schema.sql as its owner.")
+    })
+}
+
+fn check_two_phase(client: &mut Client, slave: &Slave) -> Result<()> {
+    let slots: i32 = client
+        .query_one("select current_setting('max_prepared_transactions')::int", &[])
+        .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{}\"", slave.name), e))?
+        .get(0);
+    if slots > 0 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, format!("max_prepared_transactions is 0 on slave \"{}\"", slave.name))
+        .with_sqlstate("55000")
+        .detail(format!("Two-phase commit needs it on the server of {}.", slave.dsn))
+        .hint("Set max_prepared_transactions = 10 in its postgresql.conf and restart it, or set two_phase = false for this slave."))
+}
+
+/// The server says what it cannot prepare; who did it stands nowhere.
+fn explain_prepare(slave: &str, e: postgres::Error) -> Error {
+    let e = Error::from_pg(format!("could not prepare a batch on slave \"{slave}\""), e);
+    match e.sqlstate() {
+        Some("0A000") => e
+            .detail("A trigger on one of the slave's tables, or a queued statement, used NOTIFY or a temporary table.")
+            .hint("Disable the trigger (or take ENABLE ALWAYS or ENABLE REPLICA from it), or set two_phase = false for this slave."),
+        Some("53400") => e.hint("Raise max_prepared_transactions on the server of the slave; each slave needs one."),
+        _ => e,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gids() {
+        assert_eq!(gid("shop", "reports", 7).unwrap(), "pyreplica:shop:reports:7");
+        assert!(gid(&"a".repeat(200), "b", 1).is_err());
+    }
+}

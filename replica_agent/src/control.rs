@@ -1,0 +1,232 @@
+//! The agent's session for everything on the master but reading the log: election, recognition of the master, what the
+//! master knows of its slaves, decisions of an atomic group, rotation.
+//!
+//! Invariant: what is written to `pyreplica.slave` is never ahead of what the slave has committed.
+
+use postgres::{Client, Statement};
+
+use crate::commit::{MasterId, Standing};
+use crate::config::Config;
+use crate::copy::{captured_tables, CapturedTable};
+use crate::error::{Error, Kind, Result};
+use crate::position::{Position, Target};
+use crate::session;
+use crate::wake::Cancels;
+
+/// The log of the master at one moment.
+#[derive(Clone, Debug)]
+pub struct MasterState {
+    pub id: MasterId,
+    /// Everything that is committed now.
+    pub now: Target,
+    horizon: Target,
+}
+
+pub struct Control {
+    pub client: Client,
+    agent: String,
+    report: Statement,
+}
+
+impl Control {
+    pub fn open(config: &Config, cancels: &Cancels) -> Result<Self> {
+        let mut client = session::connect_master(&config.master.dsn, "control")?;
+        cancels.add(client.cancel_token());
+        // A decision must be durable when it is taken for one.
+        client
+            .batch_execute("set synchronous_commit = on")
+            .map_err(|e| Error::from_pg("could not set up the session on the master", e))?;
+        let report = client.prepare(include_str!("sql/report_slave.sql")).map_err(explain_missing)?;
+        Ok(Control { client, agent: config.agent_name().to_owned(), report })
+    }
+
+    /// Tries to become the one agent for this slave (or, with an empty name, for the agent's group) until the
+    /// session ends.
+    pub fn elect(&mut self, slave: &str) -> Result<bool> {
+        let key = session::lock_key(&self.agent, slave);
+        let row = self
+            .client
+            .query_one("select pg_try_advisory_lock($1)", &[&key])
+            .map_err(|e| Error::from_pg("could not take the advisory lock of the agent on the master", e))?;
+        Ok(row.get(0))
+    }
+
+    pub fn state(&mut self) -> Result<MasterState> {
+        let row = self
+            .client
+            .query_one(include_str!("sql/master_state.sql"), &[])
+            .map_err(|e| Error::from_pg("could not read the state of the master", e))?;
+        let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse().ok());
+        let snapshot = row.get::<_, &str>("snapshot").parse()?;
+        let horizon = Target { rank: row.get("horizon_rank"), snapshot, last_xid: xid("horizon_xid") };
+        let last: Option<i64> = row.get("last_rank");
+        let now = match last {
+            Some(rank) if rank > horizon.rank => Target { rank, last_xid: xid("last_xid"), ..horizon.clone() },
+            // What ranks below the horizon was truncated with it; its transaction need not be known.
+            _ => Target { last_xid: None, ..horizon.clone() },
+        };
+        Ok(MasterState {
+            id: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
+            now,
+            horizon,
+        })
+    }
+
+    /// Refuses a master that is not the one the position comes from, or that does not know any more what the slave
+    /// has applied.
+    pub fn recognise(&mut self, slave: &str, standing: &Standing) -> Result<MasterState> {
+        let state = self.state()?;
+        let Standing { master, position, .. } = standing;
+        if master.system_identifier != state.id.system_identifier {
+            return Err(refused(format!("slave \"{slave}\" belongs to another master"))
+                .detail(format!(
+                    "Its position was taken on the server with system identifier {}, the master is {}.",
+                    master.system_identifier, state.id.system_identifier
+                ))
+                .hint("Correct the dsn of the master, or copy the slave again with \"replica_agent copy\"."));
+        }
+        let known = match position.last_xid {
+            _ if position.rank == 0 => true,
+            last_xid => self
+                .client
+                .query_one(
+                    include_str!("sql/knows_transaction.sql"),
+                    &[&position.rank, &last_xid.map(|x| x.to_string())],
+                )
+                .map_err(|e| Error::from_pg("could not look for the last transaction of the slave in the log", e))?
+                .get(0),
+        };
+        if !known {
+            return Err(refused(format!("the master is behind its slave \"{slave}\""))
+                .detail(format!(
+                    "The last transaction that the slave applied (log id {}, transaction {}, of {}) is unknown to the \
+                     master: it was restored from a backup, failed over to a server that had not received it, or its \
+                     extension was created anew.",
+                    position.rank,
+                    position.last_xid.map_or("unknown".to_owned(), |x| x.to_string()),
+                    position.last_ts.as_deref().unwrap_or("an unknown time")
+                ))
+                .hint("Copy the slave again with \"replica_agent copy\"."));
+        }
+        Ok(state)
+    }
+
+    /// Makes sure that the log keeps, and has kept, everything after the position.
+    pub fn ensure_registered(&mut self, slave: &str, position: &Position, state: &MasterState) -> Result<()> {
+        let row = self
+            .client
+            .query_opt(include_str!("sql/slave_state.sql"), &[&self.agent, &slave])
+            .map_err(|e| Error::from_pg("could not read pyreplica.slave", e))?;
+        if row.is_some_and(|row| row.get::<_, &str>(0) != "needs copy") {
+            return Ok(());
+        }
+        // Nothing has kept the log for it meanwhile. First keep it, then look whether it is still whole.
+        self.register(slave, position)?;
+        let horizon = self.state()?.horizon;
+        let whole = position.rank >= horizon.rank
+            && horizon.last_xid.is_none_or(|xid| xid == 0 || position.snapshot.sees_all_up_to(xid));
+        if whole {
+            return Ok(());
+        }
+        let error = refused(format!("slave \"{slave}\" needs to be copied again"))
+            .with_sqlstate("55000")
+            .detail(format!(
+                "The log no longer holds all that it has not applied: it stands at {position}, the log begins after {} \
+                 (transaction {}).",
+                horizon.rank,
+                horizon.last_xid.unwrap_or(0)
+            ))
+            .hint("Copy the slave again with \"replica_agent copy\".");
+        self.report(slave, "needs copy", None, Some(&error))?;
+        log::debug!("master state at refusal: {state:?}");
+        Err(error)
+    }
+
+    /// Tells the master of a slave, so that the log is kept for it.
+    pub fn register(&mut self, slave: &str, position: &Position) -> Result<()> {
+        self.client
+            .execute(
+                include_str!("sql/register_slave.sql"),
+                &[&self.agent, &slave, &position.rank, &position.snapshot.to_string(), &position.last_ts],
+            )
+            .map_err(|e| Error::from_pg(format!("could not register slave \"{slave}\" on the master"), e))?;
+        Ok(())
+    }
+
+    /// Writes what is known of a slave; false when the slave was given up meanwhile.
+    pub fn report(
+        &mut self,
+        slave: &str,
+        state: &str,
+        position: Option<&Position>,
+        error: Option<&Error>,
+    ) -> Result<bool> {
+        let written = self
+            .client
+            .execute(
+                &self.report,
+                &[
+                    &self.agent,
+                    &slave,
+                    &state,
+                    &position.map(|p| p.rank),
+                    &position.map(|p| p.snapshot.to_string()),
+                    &position.and_then(|p| p.last_ts.clone()),
+                    &error.map(|e| format!("{e:#}")),
+                    &error.and_then(|e| e.sqlstate()),
+                    &error.and_then(|e| e.hint_text()),
+                ],
+            )
+            .map_err(|e| Error::from_pg(format!("could not report the state of slave \"{slave}\" to the master"), e))?;
+        Ok(written == 1)
+    }
+
+    pub fn captured(&mut self) -> Result<Vec<CapturedTable>> {
+        captured_tables(&mut self.client)
+    }
+
+    pub fn rotate(&mut self) -> Result<()> {
+        self.client
+            .batch_execute("select pyreplica.rotate_log()")
+            .map_err(|e| Error::from_pg("could not rotate the log of the master", e))
+    }
+
+    /// The decision to commit a batch of an atomic group; taken when this returns.
+    pub fn decide(&mut self, batch: i64) -> Result<()> {
+        self.client
+            .execute("insert into pyreplica.decision (agent, batch) values ($1, $2)", &[&self.agent, &batch])
+            .map_err(|e| Error::from_pg(format!("could not decide on batch {batch}"), e))?;
+        Ok(())
+    }
+
+    pub fn is_decided(&mut self, batch: i64) -> Result<bool> {
+        let row = self
+            .client
+            .query_opt("select from pyreplica.decision where agent = $1 and batch = $2", &[&self.agent, &batch])
+            .map_err(|e| Error::from_pg(format!("could not look for the decision on batch {batch}"), e))?;
+        Ok(row.is_some())
+    }
+
+    /// Every slave has committed what was decided.
+    pub fn forget_decisions(&mut self) -> Result<()> {
+        self.client
+            .execute("delete from pyreplica.decision where agent = $1", &[&self.agent])
+            .map_err(|e| Error::from_pg("could not delete a decision on the master", e))?;
+        Ok(())
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::new(Kind::Refused, message)
+}
+
+fn explain_missing(e: postgres::Error) -> Error {
+    let e = Error::from_pg("could not prepare to use pyreplica on the master", e);
+    match e.sqlstate() {
+        Some("42P01" | "3F000" | "42703") => e.hint("Run CREATE EXTENSION pyreplica in the master's database."),
+        Some("42501") => {
+            e.hint("Run SELECT pyreplica.allow_agent('role') for the agent's role in the master's database.")
+        }
+        _ => e,
+    }
+}

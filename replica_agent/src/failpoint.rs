@@ -1,0 +1,42 @@
+//! Named places at which the tests let the process die. Nothing is left of them without the feature `failpoints`.
+//!
+//! `PYREPLICA_FAILPOINT=commit.after_prepare:3` aborts the process when it gets there for the third time.
+
+/// Every failpoint, in the order in which a batch meets them.
+pub const NAMES: &[&str] = &[
+    "copy.before_commit",
+    "commit.after_begin",
+    "commit.after_apply",
+    "commit.after_position",
+    "commit.after_prepare",
+    "group.after_decision",
+    "group.after_first_commit",
+    "commit.after_commit",
+    "report.before",
+];
+
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &str) {}
+
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::OnceLock;
+
+    static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static HITS: AtomicU64 = AtomicU64::new(0);
+
+    debug_assert!(NAMES.contains(&name), "failpoint {name} is listed");
+    let chosen = CHOSEN.get_or_init(|| {
+        let text = std::env::var("PYREPLICA_FAILPOINT").ok()?;
+        let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
+        Some((name.to_owned(), count.parse().unwrap_or(1)))
+    });
+    if let Some((chosen, count)) = chosen {
+        if chosen == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count {
+            eprintln!("failpoint {name} reached");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Reads committed transactions from the master's log.
+//!
+//! In: a `Position`. Out: batches of whole transactions in parts of bounded size, and the position after each.
+//! Never applies anything; the session is never idle in a transaction.
+//!
+//! # Ordering
+//!
+//! A chunk's id is drawn when the chunk is written, not when its transaction commits:
+//!
+//! ```text
+//! T1 draws id 11 ... T2 draws id 12, commits ... we read 12 ... T1 commits
+//! ```
+//!
+//! `id > 12` would never return 11, and to wait until nothing older is in progress would let one long transaction
+//! stop everything. So we read by snapshot. A position (K, S) says: applied are exactly the transactions with a rank
+//! (id of the final chunk) up to K that S sees. Under a new snapshot S' the next batch is
+//!
+//! 1. the *late* ones: rank <= K, seen by S' and not by S, all of them; then
+//! 2. *newer* ones: rank > K, seen by S', in rank order, up to the last whole transaction within the limits.
+//!
+//! With K' the rank of the last newer one (K if there is none), the batch makes the position (K', S'): a
+//! transaction with a rank <= K that S' sees was either seen by S or is in 1; one with a rank in (K, K'] that S'
+//! sees is in 2. Nothing is in both, so nothing is lost and nothing comes twice.
+//!
+//! Rank order is a valid serial order. If T2 saw or waited for T1, T1 had committed before T2 wrote its final
+//! chunk at its own pre-commit, so rank(T1) < rank(T2) (the sequence has cache 1). And if T2 saw T1, every snapshot
+//! that sees T2 sees T1: a batch never holds T2 without T1. A late T1 that comes after an applied T2 of higher rank
+//! was not seen by T2 and touched no row that T2 touched, or T2 would have waited for it.
+
+use std::sync::Arc;
+
+use postgres::{Client, Row, Statement};
+
+use crate::error::{Error, Kind, Result};
+use crate::position::{Position, Rank, Target, Xid};
+
+/// Transactions per statement: with payloads of at most 8000 bytes the answer stays below 8 MB.
+const TRANSACTIONS_MAX: i64 = 1000;
+/// Chunks per statement while a large transaction streams.
+const CHUNKS_MAX: i64 = 128;
+/// A part is handed on when it has grown to this, so that applying overlaps reading.
+const PART_BYTES: usize = 1024 * 1024;
+
+/// Of whom a change is.
+#[derive(Debug)]
+pub struct Transaction {
+    pub rank: Rank,
+    pub xid: Xid,
+    /// Text of a timestamptz, in UTC.
+    pub ts: String,
+    pub origin: Option<String>,
+    pub username: Option<String>,
+}
+
+/// A whole payload.
+#[derive(Debug)]
+pub struct Chunk {
+    pub transaction: Arc<Transaction>,
+    pub payload: Vec<u8>,
+}
+
+/// A part of a batch; the last one says to which position the batch leads.
+#[derive(Debug)]
+pub struct Part {
+    pub chunks: Vec<Chunk>,
+    pub end: Option<End>,
+}
+
+#[derive(Clone, Debug)]
+pub struct End {
+    pub position: Position,
+    /// The limits cut the batch: there is more to read at once.
+    pub more: bool,
+}
+
+/// Where a batch ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+pub struct Reader {
+    client: Client,
+    log: Statement,
+    chunks: Statement,
+    confirm: Statement,
+    agent: String,
+    slaves: Vec<String>,
+    limits: Limits,
+}
+
+/// A transaction as its final chunk tells.
+struct Head {
+    transaction: Arc<Transaction>,
+    changes: usize,
+    chunks: i32,
+    durable: bool,
+    /// Where there is only this one chunk.
+    payload: Option<Vec<u8>>,
+}
+
+impl Head {
+    fn bytes(&self) -> usize {
+        self.payload.as_ref().map_or(self.chunks as usize * 8000, Vec::len)
+    }
+}
+
+impl Reader {
+    /// Reads for these slaves of this agent, which are registered in `pyreplica.slave`.
+    pub fn new(mut client: Client, agent: &str, slaves: &[&str], limits: Limits) -> Result<Self> {
+        let failed = |e| Error::from_pg("could not prepare to read the log of the master", e);
+        // The log tables have no statistics. With these the plans are index scans in index order, always.
+        client
+            .batch_execute(
+                "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; \
+                 set plan_cache_mode = force_generic_plan",
+            )
+            .map_err(failed)?;
+        Ok(Reader {
+            log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
+            chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
+            confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
+            client,
+            agent: agent.to_owned(),
+            slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
+            limits,
+        })
+    }
+
+    /// Reads the next batch and moves `position` behind it; false when there is nothing to read.
+    ///
+    /// With a target only what the target holds is read.
+    pub fn read(
+        &mut self,
+        position: &mut Position,
+        target: Option<&Target>,
+        hand_on: &mut dyn FnMut(Part) -> Result<()>,
+    ) -> Result<bool> {
+        let rows = self.query_log(position, target)?;
+        let (first, rows) = rows
+            .split_first()
+            .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
+        position.snapshot = first.get::<_, &str>("snapshot").parse()?;
+        let (heads, more) = self.cut(position.rank, rows)?;
+        self.confirm(heads.iter().any(|head| !head.durable))?;
+
+        let Some(last) = heads.last() else { return Ok(false) };
+        position.last_ts = Some(last.transaction.ts.clone());
+        if last.transaction.rank > position.rank {
+            position.rank = last.transaction.rank;
+            position.last_xid = Some(last.transaction.xid);
+        }
+        let mut parts = Parts { chunks: Vec::new(), bytes: 0, hand_on };
+        for head in heads {
+            match head.payload {
+                Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
+                None => self.stream(&head.transaction, head.chunks, &mut parts)?,
+            }
+        }
+        parts.finish(End { position: position.clone(), more })?;
+        Ok(true)
+    }
+
+    fn query_log(&mut self, position: &Position, target: Option<&Target>) -> Result<Vec<Row>> {
+        let xips: Vec<String> = position.snapshot.in_progress().iter().map(Xid::to_string).collect();
+        let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
+        let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
+        self.client
+            .query(
+                &self.log,
+                &[
+                    &position.rank,
+                    &xips,
+                    &position.snapshot.xmax().to_string(),
+                    &TRANSACTIONS_MAX,
+                    &rows_max,
+                    &bytes_max,
+                    &target.map(|t| t.rank),
+                    &target.map(|t| t.snapshot.to_string()),
+                ],
+            )
+            .map_err(read_failed)
+    }
+
+    /// The late ones in full, then the newer ones within the limits, all in rank order; and whether more is there.
+    fn cut(&self, rank: Rank, rows: &[Row]) -> Result<(Vec<Head>, bool)> {
+        let mut heads = rows.iter().map(head).collect::<Result<Vec<_>>>()?;
+        heads.sort_by_key(|head| head.transaction.rank);
+        let late = heads.partition_point(|head| head.transaction.rank <= rank);
+        let newer = heads.len() - late;
+        let (mut changes, mut bytes) = (0, 0);
+        let fits = heads[late..]
+            .iter()
+            .take_while(|head| {
+                changes += head.changes;
+                bytes += head.bytes();
+                changes <= self.limits.rows && bytes <= self.limits.bytes
+            })
+            .count();
+        // A transaction beyond the limits is a batch of its own, unless late ones came first.
+        let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
+        heads.truncate(late + taken);
+        Ok((heads, taken < newer || newer as i64 == TRANSACTIONS_MAX))
+    }
+
+    /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
+    /// undo what we are about to hand on. Has to come after reading.
+    fn confirm(&mut self, flush: bool) -> Result<()> {
+        let row = self
+            .client
+            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush])
+            .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
+        if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
+            return Err(Error::new(Kind::Refused, "the master no longer keeps the log for this slave"));
+        }
+        Ok(())
+    }
+
+    /// Hands on a transaction of many chunks. They do not change any more, so each query may have its own snapshot.
+    fn stream(&mut self, transaction: &Arc<Transaction>, expected: i32, parts: &mut Parts) -> Result<()> {
+        let (mut seq, mut id) = (i64::MIN, i64::MIN);
+        let mut found = 0;
+        let mut joined: Option<Vec<u8>> = None;
+        loop {
+            let rows = self
+                .client
+                .query(&self.chunks, &[&transaction.xid.to_string(), &seq, &id, &CHUNKS_MAX])
+                .map_err(read_failed)?;
+            for row in &rows {
+                (seq, id) = (row.get("seq"), row.get("id"));
+                found += 1;
+                let payload: &[u8] = row.get("payload");
+                let whole = match (row.get::<_, i16>("piece"), joined.take()) {
+                    (0, None) => payload.to_vec(),
+                    (1, None) => {
+                        joined = Some(payload.to_vec());
+                        continue;
+                    }
+                    (2, Some(mut begun)) => {
+                        begun.extend_from_slice(payload);
+                        joined = Some(begun);
+                        continue;
+                    }
+                    (3, Some(mut begun)) => {
+                        begun.extend_from_slice(payload);
+                        begun
+                    }
+                    (piece, _) => {
+                        return Err(Error::new(Kind::Log, "malformed log: pieces of a chunk do not follow each other")
+                            .detail(format!("Piece {piece} at log id {id}, transaction {}.", transaction.xid)))
+                    }
+                };
+                parts.add(Chunk { transaction: Arc::clone(transaction), payload: whole })?;
+            }
+            if (rows.len() as i64) < CHUNKS_MAX {
+                break;
+            }
+        }
+        if found != expected || joined.is_some() {
+            return Err(Error::new(Kind::Log, format!("log of transaction {} is not complete", transaction.xid))
+                .detail(format!("Its final chunk, log id {}, counts {expected} chunks; there are {found}.", transaction.rank))
+                .hint("Rows of the log were deleted. Copy the slave again with \"replica_agent copy\"."));
+        }
+        Ok(())
+    }
+}
+
+/// Collects chunks to parts of bounded size.
+struct Parts<'a> {
+    chunks: Vec<Chunk>,
+    bytes: usize,
+    hand_on: &'a mut dyn FnMut(Part) -> Result<()>,
+}
+
+impl Parts<'_> {
+    fn add(&mut self, chunk: Chunk) -> Result<()> {
+        self.bytes += chunk.payload.len();
+        self.chunks.push(chunk);
+        if self.bytes >= PART_BYTES {
+            self.bytes = 0;
+            let chunks = std::mem::take(&mut self.chunks);
+            (self.hand_on)(Part { chunks, end: None })?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, end: End) -> Result<()> {
+        (self.hand_on)(Part { chunks: self.chunks, end: Some(end) })
+    }
+}
+
+fn head(row: &Row) -> Result<Head> {
+    let xid: &str = row.get("xid");
+    let chunks = row.get("chunks");
+    let payload: Option<Vec<u8>> = row.get("payload");
+    if chunks < 1 || payload.is_some() != (chunks == 1) {
+        return Err(Error::new(Kind::Log, format!("malformed log: final chunk counts {chunks} chunks"))
+            .detail(format!("Transaction {xid}.")));
+    }
+    Ok(Head {
+        transaction: Arc::new(Transaction {
+            rank: row.get("rank"),
+            xid: xid.parse().map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
+            ts: row.get("ts"),
+            origin: row.get("origin"),
+            username: row.get("username"),
+        }),
+        changes: usize::try_from(row.get::<_, i32>("changes")).unwrap_or(0),
+        chunks,
+        durable: !row.get::<_, bool>("async"),
+        payload,
+    })
+}
+
+fn read_failed(e: postgres::Error) -> Error {
+    Error::from_pg("could not read the log of the master", e)
+}

@@ -1,0 +1,6 @@
+-- After reading: does the log still have to keep everything for these slaves ($1 agent, $2 names)? If one was given
+-- up meanwhile, what was read may have holes. $3: make durable what was visible.
+select count(*) as known, coalesce(bool_or(state = 'needs copy'), false) as given_up,
+       case when $3 then pyreplica.flush_wal() end as flushed
+  from pyreplica.slave
+ where agent = $1 and name = any($2)

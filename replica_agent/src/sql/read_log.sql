@@ -1,0 +1,40 @@
+-- The next transactions after the position (rank $1, snapshot with xips $2 and xmax $3), as one statement: all of
+-- it is read under the one snapshot that the first row names.
+--   $4, $5, $6   limits: transactions, changes, bytes; the first transaction beyond them still comes
+--   $7, $8       rank and snapshot to stop at, or NULL
+-- The late ones are found by xid. "is not false" and "+ 0" keep the planner from walking all ranks up to $1 instead.
+select null::bigint as rank, coalesce($8::text, pg_current_snapshot()::text) as snapshot, null::text as xid,
+       null::text as ts, null::int as changes, null::int as chunks, null::boolean as async,
+       null::text as origin, null::text as username, null::bytea as payload
+union all
+-- Late: in progress when the position was taken. Of these only those that have ended since are looked up.
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
+       case when chunks = 1 then payload end
+  from pyreplica.log
+ where final is not false
+   and id + 0 <= $1::bigint
+   and xid = any(array(select x from unnest($2::text[]::xid8[]) x
+                        where pg_visible_in_snapshot(x, coalesce($8::text::pg_snapshot, pg_current_snapshot()))))
+union all
+-- Late: began after the position was taken, yet drew its rank before the position's.
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
+       case when chunks = 1 then payload end
+  from pyreplica.log
+ where final is not false
+   and id + 0 <= $1::bigint
+   and xid >= $3::text::xid8
+   and ($8::text is null or pg_visible_in_snapshot(xid, $8::text::pg_snapshot))
+union all
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
+       case when chunks = 1 then payload end
+  from (select *, sum(changes) over w - changes as changes_before, sum(bytes) over w - bytes as bytes_before
+          from (select *, case when chunks = 1 then octet_length(payload)::bigint else chunks * 8000::bigint end as bytes
+                  from pyreplica.log
+                 where final
+                   and id > $1::bigint
+                   and id <= coalesce($7::bigint, 9223372036854775807)
+                   and ($8::text is null or pg_visible_in_snapshot(xid, $8::text::pg_snapshot))) l
+        window w as (order by id rows unbounded preceding)
+         order by id
+         limit $4::bigint) l
+ where changes_before < $5::bigint and bytes_before < $6::bigint

@@ -1,0 +1,17 @@
+-- What the agent knows of slave $2: state $3, position $4, $5, $6 (NULL: as before), error $7, $8, $9.
+-- A slave that was given up stays so until it is registered anew.
+insert into pyreplica.slave as s
+       (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since)
+values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7, $8, $9,
+        case when $7 is not null then clock_timestamp() end)
+on conflict (agent, name) do update
+   set state = excluded.state,
+       state_since = case when s.state = excluded.state then s.state_since else clock_timestamp() end,
+       rank = coalesce(excluded.rank, s.rank),
+       snapshot = coalesce(excluded.snapshot, s.snapshot),
+       applied_ts = coalesce(excluded.applied_ts, s.applied_ts),
+       updated_at = clock_timestamp(),
+       last_error = excluded.last_error, sqlstate = excluded.sqlstate, hint = excluded.hint,
+       error_since = case when excluded.last_error is not null
+                          then coalesce(s.error_since, excluded.error_since) end
+ where s.state <> 'needs copy'

@@ -1,0 +1,30 @@
+-- Table $1.$2 as the slave has it, a row for each column. equality: the operator by which the slave's own unique index
+-- tells keys apart (citext and other user types bring theirs), else the type's default, qualified by its schema.
+select c.relkind::text as relkind, a.attname::text as name,
+       format_type(a.atttypid, -1) as type,
+       format_type(a.atttypid, a.atttypmod) as full_type,
+       a.attidentity = 'a' as always_identity,
+       a.attgenerated <> '' as generated,
+       (select format('operator(%I.%s)', s.nspname, o.oprname)
+          from (select k.opclass, i.indisprimary::int + 1 as preference
+                  from pg_index i,
+                       unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, opclass, place)
+                 where i.indrelid = c.oid and i.indisunique and k.attnum = a.attnum and k.place <= i.indnkeyatts
+                union all
+                select oc.oid, 0
+                  from pg_opclass oc join pg_am m on m.oid = oc.opcmethod
+                 where oc.opcdefault and m.amname = 'btree'
+                   and oc.opcintype = (select coalesce(nullif(t.typbasetype, 0), t.oid)
+                                         from pg_type t where t.oid = a.atttypid)) p
+               join pg_opclass oc on oc.oid = p.opclass
+               join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amopstrategy = 3
+                              and ao.amoplefttype = oc.opcintype and ao.amoprighttype = oc.opcintype
+               join pg_operator o on o.oid = ao.amopopr
+               join pg_namespace s on s.oid = o.oprnamespace
+         order by p.preference desc
+         limit 1) as equality
+  from pg_class c
+       join pg_namespace n on n.oid = c.relnamespace
+       join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+ where n.nspname = $1 and c.relname = $2
+ order by a.attnum

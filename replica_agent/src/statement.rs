@@ -1,0 +1,247 @@
+//! The SQL text for a change: one statement per relation, operation and set of columns.
+//!
+//! In: a relation as the log describes it and the table as the slave has it. Out: SQL whose parameters stand in the
+//! order key, new values, old values. Pure; identifiers pass `quote`, values are parameters.
+
+use crate::decode::{Column, Relation};
+use crate::error::{Error, Kind, Result};
+use crate::quote;
+
+/// A column of a slave's table.
+#[derive(Clone, Debug)]
+pub struct SlaveColumn {
+    pub name: String,
+    /// Without and with its modifier: `varchar`, `varchar(10)`.
+    pub type_name: String,
+    pub full_type: String,
+    /// GENERATED ALWAYS AS IDENTITY: PostgreSQL takes a value of ours on INSERT and refuses it on UPDATE.
+    pub always_identity: bool,
+    pub generated: bool,
+    /// `operator(schema.=)`
+    pub equality: String,
+}
+
+/// A table as the slave has it.
+#[derive(Clone, Debug)]
+pub struct SlaveTable {
+    /// Quoted and qualified.
+    pub sql_name: String,
+    /// An ordinary table: what inherits from it has changes of its own in the log.
+    pub only: bool,
+    pub columns: Vec<SlaveColumn>,
+}
+
+impl SlaveTable {
+    /// Name for UPDATE, DELETE, TRUNCATE and SELECT.
+    pub fn target(&self) -> String {
+        format!("{}{}", if self.only { "only " } else { "" }, self.sql_name)
+    }
+
+    fn column(&self, name: &str) -> Result<&SlaveColumn> {
+        self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
+            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(name)))
+                .with_sqlstate("42703")
+        })
+    }
+}
+
+/// What a statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Operation {
+    Insert = b'I',
+    /// Only a row whose old values are the master's. Parameters: key, new, old.
+    UpdateExact = b'U',
+    /// Whatever the old values are. Parameters: key, new.
+    UpdateAny = b'A',
+    /// For each changed column whether its old value is the master's; locks the row. Parameters: key, old.
+    Probe = b'P',
+    Delete = b'D',
+}
+
+/// Columns of a relation by number; each is introduced (the decoder made sure).
+pub fn columns<'r, 'a>(relation: &'r Relation<'a>, numbers: &[usize]) -> Vec<&'r Column<'a>> {
+    numbers.iter().filter_map(|&n| relation.columns[n].as_ref()).collect()
+}
+
+/// The statement for a change of `set` (all columns for an insert) to rows of `table` found by `key`.
+pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&Column]) -> Result<String> {
+    let new = key.len();
+    let old = match operation {
+        Operation::Probe => new,
+        _ => new + set.len(),
+    };
+    Ok(match operation {
+        Operation::Insert => {
+            let names: Vec<_> = set.iter().map(|c| quote::ident(c.name)).collect();
+            let values: Vec<_> = (1..=set.len()).map(|n| format!("${n}")).collect();
+            format!(
+                "insert into {} ({}) overriding system value values ({})",
+                table.sql_name,
+                names.join(", "),
+                values.join(", ")
+            )
+        }
+        Operation::UpdateExact | Operation::UpdateAny => {
+            let mut conditions = key_conditions(table, key)?;
+            if operation == Operation::UpdateExact {
+                conditions.extend(old_conditions(table, set, old)?);
+            }
+            let conditions = conditions.join(" and ");
+            if moves_identity(table, set)? {
+                replace(table, set, new, &conditions)?
+            } else {
+                let assignments: Vec<_> =
+                    set.iter().zip(new + 1..).map(|(c, n)| format!("{} = ${n}", quote::ident(c.name))).collect();
+                format!("update {} as t set {} where {conditions}", table.target(), assignments.join(", "))
+            }
+        }
+        Operation::Probe => format!(
+            "select {} from {} as t where {} for update",
+            old_conditions(table, set, old)?.join(", "),
+            table.target(),
+            key_conditions(table, key)?.join(" and ")
+        ),
+        Operation::Delete => {
+            format!("delete from {} as t where {}", table.target(), key_conditions(table, key)?.join(" and "))
+        }
+    })
+}
+
+/// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.
+fn key_conditions(table: &SlaveTable, key: &[&Column]) -> Result<Vec<String>> {
+    let condition = |(c, n): (&&Column, usize)| {
+        let SlaveColumn { equality, type_name, .. } = table.column(c.name)?;
+        Ok(format!("t.{} {equality} cast(${n} as {type_name})", quote::ident(c.name)))
+    };
+    key.iter().zip(1..).map(condition).collect()
+}
+
+/// Compares text forms, since `=` is not exact (numeric scale, -0, citext) and some types have none. The master's
+/// value passes through the slave's type first, so both sides are printed by the same function in this session.
+/// bytea has only one form, which as text would be twice as long.
+fn old_conditions(table: &SlaveTable, set: &[&Column], first: usize) -> Result<Vec<String>> {
+    let condition = |(c, n): (&&Column, usize)| {
+        let SlaveColumn { full_type, .. } = table.column(c.name)?;
+        let name = quote::ident(c.name);
+        Ok(if full_type == "bytea" {
+            format!("(t.{name} is not distinct from cast(${n} as bytea))")
+        } else {
+            format!(
+                "((t.{name}::text collate \"C\") is not distinct from (cast(${n} as {full_type})::text collate \"C\"))"
+            )
+        })
+    };
+    set.iter().zip(first + 1..).map(condition).collect()
+}
+
+fn moves_identity(table: &SlaveTable, set: &[&Column]) -> Result<bool> {
+    for c in set {
+        if table.column(c.name)?.always_identity {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Gives a row a new GENERATED ALWAYS identity, which UPDATE cannot: deletes it and inserts it anew, in one
+/// statement, with the columns that do not change taken from the old row (those included that only the slave has).
+fn replace(table: &SlaveTable, set: &[&Column], new: usize, conditions: &str) -> Result<String> {
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    for column in table.columns.iter().filter(|c| !c.generated) {
+        let name = quote::ident(&column.name);
+        values.push(match set.iter().position(|c| c.name == column.name) {
+            Some(i) => format!("cast(${} as {})", new + i + 1, column.full_type),
+            None => format!("old.{name}"),
+        });
+        names.push(name);
+    }
+    Ok(format!(
+        "with old as (delete from {} as t where {conditions} returning *) \
+         insert into {} ({}) overriding system value select {} from old",
+        table.target(),
+        table.sql_name,
+        names.join(", "),
+        values.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> SlaveTable {
+        let column = |name: &str, full_type: &str, always_identity| SlaveColumn {
+            name: name.into(),
+            type_name: full_type.split('(').next().unwrap().into(),
+            full_type: full_type.into(),
+            always_identity,
+            generated: name == "sum",
+            equality: "operator(pg_catalog.=)".into(),
+        };
+        SlaveTable {
+            sql_name: "\"s\".\"t\"".into(),
+            only: true,
+            columns: vec![
+                column("id", "bigint", false),
+                column("name", "varchar(10)", false),
+                column("raw", "bytea", false),
+                column("no", "integer", true),
+                column("sum", "integer", false),
+                column("here", "text", false),
+            ],
+        }
+    }
+
+    fn check(operation: Operation, set: &[&str], expected: &str) {
+        let column = |name| Column { name, type_oid: 23, binary: true };
+        let set: Vec<Column> = set.iter().map(|&name| column(name)).collect();
+        let key = column("id");
+        let key: &[&Column] = if operation == Operation::Insert { &[] } else { &[&key] };
+        let sql = build(&table(), operation, key, &set.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(sql, expected);
+    }
+
+    #[test]
+    fn statements() {
+        check(
+            Operation::Insert,
+            &["id", "name"],
+            "insert into \"s\".\"t\" (\"id\", \"name\") overriding system value values ($1, $2)",
+        );
+        check(
+            Operation::Delete,
+            &[],
+            "delete from only \"s\".\"t\" as t where t.\"id\" operator(pg_catalog.=) cast($1 as bigint)",
+        );
+        check(
+            Operation::UpdateExact,
+            &["name", "raw"],
+            "update only \"s\".\"t\" as t set \"name\" = $2, \"raw\" = $3 \
+             where t.\"id\" operator(pg_catalog.=) cast($1 as bigint) \
+             and ((t.\"name\"::text collate \"C\") is not distinct from (cast($4 as varchar(10))::text collate \"C\")) \
+             and (t.\"raw\" is not distinct from cast($5 as bytea))",
+        );
+        check(
+            Operation::Probe,
+            &["raw"],
+            "select (t.\"raw\" is not distinct from cast($2 as bytea)) from only \"s\".\"t\" as t \
+             where t.\"id\" operator(pg_catalog.=) cast($1 as bigint) for update",
+        );
+        check(
+            Operation::UpdateAny,
+            &["no"],
+            "with old as (delete from only \"s\".\"t\" as t \
+             where t.\"id\" operator(pg_catalog.=) cast($1 as bigint) returning *) \
+             insert into \"s\".\"t\" (\"id\", \"name\", \"raw\", \"no\", \"here\") overriding system value \
+             select old.\"id\", old.\"name\", old.\"raw\", cast($2 as integer), old.\"here\" from old",
+        );
+    }
+
+    #[test]
+    fn unknown_column() {
+        let nosuch = Column { name: "nosuch", type_oid: 23, binary: true };
+        let e = build(&table(), Operation::UpdateAny, &[&nosuch], &[]).unwrap_err();
+        assert_eq!((e.sqlstate(), e.to_string().as_str()), (Some("42703"), "column \"nosuch\" does not exist on the slave"));
+    }
+}
