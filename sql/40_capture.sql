@@ -118,6 +118,32 @@ begin
     end loop;
 end $$;
 
+-- Partitions attached, created or detached later: row triggers come and go with them, those for TRUNCATE are ours
+-- to add and drop.
+create function pyreplica.follow_partitions() returns event_trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    orphan record;
+begin
+    perform pyreplica.attach_truncate(c.tgrelid)
+       from pg_trigger c
+      where c.tgfoid = 'pyreplica.log_change'::regproc and c.tgparentid <> 0
+        and not exists (select from pg_trigger t where t.tgrelid = c.tgrelid
+                                                   and t.tgfoid = 'pyreplica.log_truncate'::regproc);
+    for orphan in
+        select tgname, tgrelid::regclass as relation from pg_trigger g
+        where g.tgfoid = 'pyreplica.log_truncate'::regproc
+          and not exists (select from pg_trigger c where c.tgrelid = g.tgrelid
+                                                     and c.tgfoid = 'pyreplica.log_change'::regproc)
+    loop
+        execute format('drop trigger %I on %s', orphan.tgname, orphan.relation);
+    end loop;
+end $$;
+
+create event trigger pyreplica_follow_partitions on ddl_command_end
+    when tag in ('CREATE TABLE', 'ALTER TABLE')
+    execute function pyreplica.follow_partitions();
+
 create function pyreplica.add_table(relation regclass) returns void
     strict language c as 'MODULE_PATHNAME', 'add_table_wrapper';
 comment on function pyreplica.add_table(regclass) is 'starts capture of a table; only its owner may';

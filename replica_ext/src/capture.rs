@@ -188,37 +188,37 @@ impl Capture {
     }
 
     fn log_truncate(&mut self, call: &Call) {
-        let oid = call.relation_oid();
-        let captured = self.relation(call);
+        xact::register();
+        let (oid, added) = (call.relation_oid(), call.captured_table());
         let command = session::command_id();
         let restart = relation::owned_sequences_restarted(oid);
         self.buffer.enter(session::nest_level());
         let joins = self.truncate.take().filter(|t| t.command == command && t.end == self.buffer.end());
-        let mut truncate = match joins {
-            Some(open) => {
-                // A partition goes with the partitioned table of the same statement.
-                if relation::ancestors(oid).iter().any(|a| open.tables.iter().any(|(t, _)| t == a)) {
-                    self.truncate = Some(open);
-                    return;
-                }
-                self.buffer.take_back(open.place, open.start);
-                open
+        if oid != added {
+            // A partition goes with the partitioned table of the same statement, or by itself.
+            match joins.filter(|t| t.tables.iter().any(|(table, _)| *table == added)) {
+                Some(open) => self.truncate = Some(open),
+                None => self.log_truncate_of_partition(call, command),
             }
-            None => OpenTruncate {
-                place: self.buffer.place_last(command, session::trigger_depth()),
-                start: 0,
-                end: (0, 0),
-                command,
-                restart: None,
-                tables: Vec::new(),
-            },
-        };
+            return;
+        }
+        let mut truncate = joins.unwrap_or_else(|| OpenTruncate {
+            place: self.buffer.place_last(command, session::trigger_depth()),
+            start: 0,
+            end: (0, 0),
+            command,
+            restart: None,
+            tables: Vec::new(),
+        });
+        if !truncate.tables.is_empty() {
+            self.buffer.take_back(truncate.place, truncate.start);
+        }
         // A statement restarts the sequences of all its tables or of none.
         truncate.restart = match (truncate.restart, restart) {
             (Some(a), Some(b)) => Some(a && b),
             (a, b) => a.or(b),
         };
-        truncate.tables.push((oid, captured));
+        truncate.tables.push((oid, Captured::new(call.describe_itself())));
         loop {
             let mut open = self.buffer.open(truncate.place);
             truncate.start = open.start;
@@ -232,6 +232,20 @@ impl Capture {
         }
         truncate.end = self.buffer.end();
         self.truncate = Some(truncate);
+    }
+
+    fn log_truncate_of_partition(&mut self, call: &Call, command: u32) {
+        let tables = [Captured::new(call.describe()), Captured::new(call.describe_itself())];
+        let place = self.buffer.place_last(command, session::trigger_depth());
+        loop {
+            let mut open = self.buffer.open(place);
+            let start = open.start;
+            let relations = tables.each_ref().map(|t| t.introduce(&mut open, []));
+            encode::truncate(open.bytes, encode::TRUNCATE_PARTITIONS, &relations);
+            if self.buffer.close(place, start) {
+                break;
+            }
+        }
     }
 
     fn log_statement(&mut self, call: &Call) {
@@ -274,11 +288,7 @@ impl Capture {
     }
 
     fn look_up(&mut self, oid: Oid, call: &Call) -> Rc<Captured> {
-        let captured = self.relations.entry(oid).or_insert_with(|| {
-            let description = call.describe();
-            let pinned = description.needs_pinned_settings();
-            Rc::new(Captured { description, pinned, introduced: RefCell::default() })
-        });
+        let captured = self.relations.entry(oid).or_insert_with(|| Captured::new(call.describe()));
         self.last = Some((oid, captured.clone()));
         captured.clone()
     }
@@ -393,6 +403,11 @@ impl OpenLog {
 }
 
 impl Captured {
+    fn new(description: Description) -> Rc<Captured> {
+        let pinned = description.needs_pinned_settings();
+        Rc::new(Captured { description, pinned, introduced: RefCell::default() })
+    }
+
     /// Introduces the relation and the columns in the chunk, unless it knows them; returns its number there.
     fn introduce(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
         let description = &self.description;

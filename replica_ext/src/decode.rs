@@ -3,7 +3,7 @@
 //! In: a payload (docs/log-format.md). Out: its messages in order, borrowed from it.
 //! Pure, and independent of `encode`, so that each shows the other's mistakes.
 
-use crate::encode::{tag, VERSION};
+use crate::encode::{self, tag, VERSION};
 
 /// Where a payload stops making sense.
 #[derive(Debug, PartialEq, Clone)]
@@ -40,7 +40,7 @@ pub enum Message<'a> {
     Update { relation: usize, key: Vec<Value<'a>>, changed: Vec<Changed<'a>> },
     KeyUpdate { relation: usize, key: Vec<Value<'a>>, new: Vec<Value<'a>>, old: Vec<(usize, Value<'a>)> },
     Delete { relation: usize, key: Vec<Value<'a>> },
-    Truncate { restart_identity: bool, relations: Vec<usize> },
+    Truncate { restart_identity: bool, partitions: bool, relations: Vec<usize> },
     Statement { sql: &'a [u8], search_path: &'a [u8], role: &'a [u8] },
 }
 
@@ -130,7 +130,11 @@ impl<'a> Messages<'a> {
                 let flags = self.number()?;
                 let relations =
                     (0..self.count(self.relations.len())?).map(|_| self.relation()).collect::<Result<_, _>>()?;
-                Message::Truncate { restart_identity: flags & crate::encode::TRUNCATE_RESTART != 0, relations }
+                Message::Truncate {
+                    restart_identity: flags & encode::TRUNCATE_RESTART != 0,
+                    partitions: flags & encode::TRUNCATE_PARTITIONS != 0,
+                    relations,
+                }
             }
             tag::STATEMENT => Message::Statement {
                 sql: self.string()?,

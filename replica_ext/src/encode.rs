@@ -8,6 +8,8 @@ pub const VERSION: u8 = 1;
 
 /// TRUNCATE ... RESTART IDENTITY.
 pub const TRUNCATE_RESTART: u64 = 1;
+/// The first relation is the captured table, the others are those of its partitions that were truncated.
+pub const TRUNCATE_PARTITIONS: u64 = 2;
 
 /// The kinds of message, by their first byte.
 pub mod tag {

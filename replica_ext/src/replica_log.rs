@@ -87,7 +87,8 @@ fn row(n: i32, message: &Message, relations: &[Relation]) -> LogRow {
             let sql = format!("DELETE FROM {} WHERE {}", table.name(), table.condition(&key));
             (n, Some(table.name()), "DELETE".into(), Some(table.json(&key)), None, None, sql)
         }
-        Message::Truncate { restart_identity, relations: truncated } => {
+        Message::Truncate { restart_identity, partitions, relations: truncated } => {
+            let truncated = &truncated[usize::from(*partitions)..];
             let names: Vec<String> = truncated.iter().map(|&r| Table(&relations[r]).name()).collect();
             let names = names.join(", ");
             let identity = if *restart_identity { " RESTART IDENTITY" } else { "" };

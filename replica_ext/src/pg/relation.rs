@@ -83,15 +83,14 @@ impl Drop for Description {
     }
 }
 
-/// Describes a table that the trigger function `function` fires on.
+/// Describes a table under the name of another: of itself, or of the partitioned table that was added.
 ///
 /// # Safety
 /// `relation` is open.
-pub unsafe fn describe(relation: pg_sys::Relation, function: Oid) -> Description {
+pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
     // SAFETY: the caller vouches for the relation; its descriptor has natts attributes; names in the catalog
     // are C strings. What lives longer than this call is copied or in its own memory context.
     unsafe {
-        let named = captured_ancestor((*relation).rd_id, function).unwrap_or((*relation).rd_id);
         let context = pg_sys::AllocSetContextCreateInternal(
             pg_sys::CacheMemoryContext,
             c"pyreplica relation".as_ptr(),
@@ -151,13 +150,13 @@ unsafe fn key_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     }
 }
 
-/// The partitioned table from which a partition has its trigger: the topmost that was added itself.
-fn captured_ancestor(relation: Oid, function: Oid) -> Option<Oid> {
+/// The partitioned table from which a partition has the trigger `function`: the topmost that was added itself.
+pub fn captured_ancestor(relation: Oid, function: Oid) -> Option<Oid> {
     ancestors(relation).into_iter().rev().find(|&ancestor| has_own_trigger(ancestor, function))
 }
 
 /// The partitioned tables above a partition, nearest first.
-pub fn ancestors(relation: Oid) -> Vec<Oid> {
+fn ancestors(relation: Oid) -> Vec<Oid> {
     // SAFETY: system cache look-ups; the list is of oids.
     unsafe {
         if !pg_sys::get_rel_relispartition(relation) {

@@ -35,9 +35,23 @@ impl Call<'_> {
         unsafe { (*self.0.tg_relation).rd_id }
     }
 
+    /// The table as the log names it: a partition under the name of the table that was added.
     pub fn describe(&self) -> Description {
-        // SAFETY: the relation is open and the trigger valid for the duration of the call.
-        unsafe { relation::describe(self.0.tg_relation, (*self.0.tg_trigger).tgfoid) }
+        // SAFETY: the relation is open for the duration of the call.
+        unsafe { relation::describe(self.0.tg_relation, self.captured_table()) }
+    }
+
+    /// The table under its own name.
+    pub fn describe_itself(&self) -> Description {
+        // SAFETY: as above.
+        unsafe { relation::describe(self.0.tg_relation, self.relation_oid()) }
+    }
+
+    /// The table that was added: for a partition the topmost ancestor that has the trigger itself.
+    pub fn captured_table(&self) -> Oid {
+        // SAFETY: the trigger is valid for the duration of the call.
+        let function = unsafe { (*self.0.tg_trigger).tgfoid };
+        relation::captured_ancestor(self.relation_oid(), function).unwrap_or(self.relation_oid())
     }
 
     /// Whether another AFTER ROW trigger fires on this event before ours.
