@@ -17,7 +17,7 @@ fn it_reads_like_the_statements() {
     assert_eq!(
         trio.master.rows("select op, relation, username, origin, key, new, old from pyreplica.replica_log"),
         [
-            r#"INSERT|public.t|postgres|elsewhere|{"id": 1}|{"id": 1, "v": "it's"}|null"#,
+            r#"INSERT|public.t|postgres|elsewhere|{"id": 1}|{"v": "it's", "id": 1}|null"#,
             r#"UPDATE|public.t|postgres|elsewhere|{"id": 1}|{"v": null}|{"v": "it's"}"#,
             r#"DELETE|public.t|postgres|elsewhere|{"id": 1}|null|null"#,
             r#"INSERT|public."Odd"|postgres|elsewhere|{"K": "x"}|{"K": "x"}|null"#,
