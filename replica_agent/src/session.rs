@@ -19,6 +19,7 @@ use crate::config::Slave;
 use crate::dsn::{Dsn, Host, SslMode};
 use crate::error::{Error, Kind, Result};
 use crate::quote;
+use crate::wake::Stop;
 
 /// Both sides: the text form of every value, and no limit that would end a session of ours for being patient.
 const PINNED: &[(&str, &str)] = &[
@@ -95,6 +96,28 @@ impl Canceller {
         }
         .map_err(|e| Error::from_pg("could not cancel a statement", e))
     }
+}
+
+/// Does some work; when the order to stop comes meanwhile, the sessions are cancelled so that it ends soon.
+pub fn cancel_on_stop<T>(stop: &Stop, cancellers: Vec<Canceller>, work: impl FnOnce() -> T) -> T {
+    let (working, done) = crossbeam_channel::bounded::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            crossbeam_channel::select! {
+                recv(done) -> _ => {}
+                recv(stop.receiver()) -> _ => {
+                    for canceller in &cancellers {
+                        if let Err(e) = canceller.cancel() {
+                            log::warn!("{e:#}");
+                        }
+                    }
+                }
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    })
 }
 
 /// What to run on a slave so that its triggers do not fire for what is applied.

@@ -1,0 +1,289 @@
+//! Finds what would keep replication from working, all of it at once, each with its cure.
+//!
+//! In: the configuration, or two open sessions. Out: a `Report`. Changes nothing anywhere.
+//! An error keeps a slave from following; a warning is something that its owner should know.
+
+use std::fmt;
+
+use postgres::Client;
+
+use crate::check_slave;
+use crate::config::{Config, Slave};
+use crate::copy::{captured_tables, CapturedTable};
+use crate::error::{Error, Kind, Result};
+use crate::quote;
+use crate::session::{connect_master, connect_slave};
+use crate::shape::{shapes, Shape};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warning,
+}
+
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub level: Level,
+    pub message: String,
+    pub hint: String,
+}
+
+/// What was found, and what was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub findings: Vec<Finding>,
+    pub passed: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn error(&mut self, message: impl Into<String>, hint: impl Into<String>) {
+        self.findings.push(Finding { level: Level::Error, message: message.into(), hint: hint.into() });
+    }
+
+    pub(crate) fn warning(&mut self, message: impl Into<String>, hint: impl Into<String>) {
+        self.findings.push(Finding { level: Level::Warning, message: message.into(), hint: hint.into() });
+    }
+
+    pub(crate) fn failed(&mut self, e: &Error) {
+        let detail = e.detail_text().map(|detail| format!("\nDETAIL:  {detail}")).unwrap_or_default();
+        self.error(format!("{e:#}{detail}"), e.hint_text().unwrap_or_default());
+    }
+
+    pub fn count(&self, level: Level) -> usize {
+        self.findings.iter().filter(|finding| finding.level == level).count()
+    }
+
+    pub fn is_ok(&self) -> bool {
+        self.count(Level::Error) == 0
+    }
+
+    /// The first error, for those who cannot go on with one.
+    fn into_result(self) -> Result<()> {
+        match self.findings.into_iter().find(|finding| finding.level == Level::Error) {
+            None => Ok(()),
+            Some(finding) => {
+                let error = Error::new(Kind::Refused, finding.message);
+                Err(if finding.hint.is_empty() { error } else { error.hint(finding.hint) })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.passed {
+            writeln!(f, "{line}")?;
+        }
+        for finding in &self.findings {
+            let level = match finding.level {
+                Level::Error => "ERROR",
+                Level::Warning => "WARNING",
+            };
+            writeln!(f, "{level}:  {}", finding.message)?;
+            if !finding.hint.is_empty() {
+                writeln!(f, "HINT:  {}", finding.hint)?;
+            }
+        }
+        let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
+        writeln!(f, "{errors} {}, {warnings} {}", plural(errors, "error"), plural(warnings, "warning"))
+    }
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 {
+        word.to_owned()
+    } else {
+        format!("{word}s")
+    }
+}
+
+/// What the checks of a slave need to know of the master.
+pub(crate) struct MasterFacts {
+    pub server: Server,
+    pub tables: Vec<CapturedTable>,
+    pub shapes: Vec<Shape>,
+}
+
+/// Which database of which server a session is in.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub system_identifier: String,
+    pub database: String,
+    pub encoding: String,
+    pub in_recovery: bool,
+    pub max_prepared: i32,
+    pub user: String,
+}
+
+impl Server {
+    pub fn read(client: &mut Client, what: &str) -> Result<Server> {
+        let row = client
+            .query_one(include_str!("sql/server.sql"), &[])
+            .map_err(|e| Error::from_pg(format!("could not ask {what} what it is"), e))?;
+        Ok(Server {
+            system_identifier: row.get(0),
+            database: row.get(1),
+            encoding: row.get(2),
+            in_recovery: row.get(3),
+            max_prepared: row.get(4),
+            user: row.get(5),
+        })
+    }
+}
+
+/// Looks at everything that the configuration names.
+pub fn check(config: &Config) -> Report {
+    let mut report = Report::default();
+    let facts = match connect_master(&config.master.dsn, "check") {
+        Err(e) => {
+            report.failed(&e);
+            None
+        }
+        Ok(mut master) => master_facts(&mut master, &mut report).unwrap_or_else(|e| {
+            report.failed(&e);
+            None
+        }),
+    };
+    if let Some(facts) = &facts {
+        report.passed.push(format!("master: {}, {} tables captured", config.master.dsn, facts.tables.len()));
+    }
+    let mut servers = Vec::new();
+    for slave in &config.slaves {
+        let checked = connect_slave(slave)
+            .and_then(|mut client| check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report));
+        match checked {
+            Err(e) => report.failed(&e),
+            Ok(server) => {
+                report.passed.push(format!("slave \"{}\": {}", slave.name, slave.dsn));
+                servers.push((slave, server));
+            }
+        }
+    }
+    enough_prepared(&servers, &mut report);
+    report
+}
+
+/// The first thing that keeps this slave from following, with the sessions at hand; warnings are left to `check`.
+pub fn preflight(master: &mut Client, slave: &mut Client, config: &Config, which: &Slave) -> Result<()> {
+    let mut report = Report::default();
+    let facts = master_facts(master, &mut report)?;
+    let server = check_slave::check(slave, config, which, facts.as_ref(), &mut report)?;
+    enough_prepared(&[(which, server)], &mut report);
+    report.into_result()
+}
+
+/// Slaves on one server share its prepared transactions.
+fn enough_prepared(servers: &[(&Slave, Server)], report: &mut Report) {
+    for (i, (slave, server)) in servers.iter().enumerate() {
+        let same = |other: &&(&Slave, Server)| other.1.system_identifier == server.system_identifier && other.0.two_phase;
+        if !slave.two_phase || servers[..i].iter().any(|other| same(&other)) {
+            continue;
+        }
+        let needed = servers.iter().filter(same).count();
+        if server.max_prepared == 0 {
+            report.error(
+                format!("slave \"{}\": max_prepared_transactions is 0 on its server ({})", slave.name, slave.dsn),
+                format!(
+                    "Set max_prepared_transactions = {} or more in postgresql.conf of that server and restart it, or \
+                     set two_phase = false for the slave in agent.toml.",
+                    needed.max(10)
+                ),
+            );
+        } else if (server.max_prepared as usize) < needed {
+            report.error(
+                format!(
+                    "slave \"{}\": max_prepared_transactions is {} on its server, which holds {needed} slaves",
+                    slave.name, server.max_prepared
+                ),
+                format!("Set max_prepared_transactions = {needed} or more in postgresql.conf there and restart it."),
+            );
+        }
+    }
+}
+
+/// Checks the master; None when it cannot be asked what it captures.
+fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<MasterFacts>> {
+    let failed = |e| Error::from_pg("could not check the master", e);
+    let server = Server::read(master, "the master")?;
+    if server.in_recovery {
+        report.error(
+            "master: the server is a standby and cannot be written to",
+            "Connect to its primary, for example with target_session_attrs=read-write and both hosts in the dsn.",
+        );
+    }
+    let version: Option<String> = master
+        .query_opt("select extversion from pg_extension where extname = 'pyreplica'", &[])
+        .map_err(failed)?
+        .map(|row| row.get(0));
+    let own = env!("CARGO_PKG_VERSION");
+    match version {
+        None => {
+            report.error(
+                format!("master: extension pyreplica is not installed in database \"{}\"", server.database),
+                "Run CREATE EXTENSION pyreplica there.",
+            );
+            return Ok(None);
+        }
+        Some(version) if version != own => report.error(
+            format!("master: extension pyreplica has version {version}, the agent has {own}"),
+            format!("Install {own} there and run ALTER EXTENSION pyreplica UPDATE, or use the agent of {version}."),
+        ),
+        Some(_) => {}
+    }
+    let lacking: Vec<String> = master.query_one(include_str!("sql/agent_rights.sql"), &[]).map_err(failed)?.get(0);
+    if !lacking.is_empty() {
+        report.error(
+            format!("master: role \"{}\" may not use the log: {} lacking", server.user, lacking.join(", ")),
+            format!("Run as superuser: SELECT pyreplica.allow_agent({})", quote::literal(&quote::ident(&server.user))),
+        );
+    }
+    for row in master.query(include_str!("sql/disabled_triggers.sql"), &[]).map_err(failed)? {
+        let (table, trigger, kind): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        report.error(
+            format!("master: trigger {trigger} on table {table} is disabled: its {kind} are not replicated"),
+            format!("Run ALTER TABLE {table} ENABLE TRIGGER {trigger}; if it was written to meanwhile, copy the slaves again."),
+        );
+    }
+    for row in master.query(include_str!("sql/missing_truncate.sql"), &[]).map_err(failed)? {
+        let table: String = row.get(0);
+        report.warning(
+            format!("master: table {table} has no trigger for TRUNCATE: a TRUNCATE of it alone is not replicated"),
+            "TRUNCATE the table above it instead, or remove it with pyreplica.remove_table and add it again.",
+        );
+    }
+    let tables = captured_tables(master)?;
+    if tables.is_empty() {
+        report.warning("master: no table is captured", "Begin with SELECT pyreplica.add_table('...').");
+    }
+    let shapes = shapes(master, "the master", &tables, &["SELECT"])?;
+    for table in &tables {
+        let name = table.full_name();
+        if table.key_columns.is_empty() {
+            report.error(
+                format!("master: table {name} is captured but has no primary key any more"),
+                format!("Run ALTER TABLE {} ADD PRIMARY KEY (...).", table.quoted()),
+            );
+        }
+        let Some(shape) = shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name) else {
+            continue;
+        };
+        if shape.unlogged {
+            report.error(
+                format!("master: table {name} is captured but unlogged: a crash empties it, and not the slaves"),
+                format!("Run ALTER TABLE {} SET LOGGED.", table.quoted()),
+            );
+        }
+        if !shape.missing_rights.is_empty() {
+            let role = quote::ident(&server.user);
+            report.error(
+                format!("master: role \"{}\" may not read table {name}", server.user),
+                format!(
+                    "Run GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role}.",
+                    quote::ident(&table.schema),
+                    table.quoted()
+                ),
+            );
+        }
+    }
+    Ok(Some(MasterFacts { server, tables, shapes }))
+}

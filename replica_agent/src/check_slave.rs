@@ -1,0 +1,279 @@
+//! The checks of one slave: its server, its tables against the master's, rights, and what may surprise there.
+//!
+//! In: a session on the slave and the facts of the master. Out: findings in the `Report`. Changes nothing.
+
+use postgres::Client;
+
+use crate::check::{MasterFacts, Report, Server};
+use crate::config::{Config, Initial, Slave};
+use crate::copy::CapturedTable;
+use crate::error::{Error, Result};
+use crate::quote;
+use crate::session::replication_role_grant;
+use crate::shape::{shapes, Shape};
+
+/// What the applier needs on a table.
+const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"];
+
+pub(crate) fn check(
+    client: &mut Client,
+    config: &Config,
+    slave: &Slave,
+    facts: Option<&MasterFacts>,
+    report: &mut Report,
+) -> Result<Server> {
+    let at = format!("slave \"{}\"", slave.name);
+    let server = Server::read(client, &at)?;
+    if server.in_recovery {
+        report.error(
+            format!("{at}: the server is a standby and cannot be written to"),
+            "Connect to its primary.",
+        );
+    }
+    let failed = |e| Error::from_pg(format!("could not check {at}"), e);
+    let silent: bool = client
+        .query_one("select current_setting('session_replication_role') = 'replica'", &[])
+        .map_err(failed)?
+        .get(0);
+    if !silent {
+        report.warning(
+            format!("{at}: role \"{}\" may not set session_replication_role, so triggers and foreign keys there fire for replicated changes too", server.user),
+            format!("Run there as superuser: {}", replication_role_grant(&server.user)),
+        );
+    }
+    own_schema(client, &at, &server, report).map_err(failed)?;
+    unread_log(client, &at, report).map_err(failed)?;
+    orphans(client, &at, config.agent_name(), slave, report).map_err(failed)?;
+    let Some(facts) = facts else { return Ok(server) };
+
+    if server.system_identifier == facts.server.system_identifier && server.database == facts.server.database {
+        report.error(
+            format!("{at} is the master itself: both are database \"{}\" of the same server", server.database),
+            "Correct the dsn of the slave.",
+        );
+        return Ok(server);
+    }
+    if server.encoding != facts.server.encoding && server.encoding != "UTF8" {
+        report.warning(
+            format!("{at}: its encoding is {}, that of the master {}", server.encoding, facts.server.encoding),
+            "A character that the slave's encoding lacks stops it; create its database with ENCODING 'UTF8'.",
+        );
+    }
+    let shapes = shapes(client, &at, &facts.tables, RIGHTS)?;
+    for table in &facts.tables {
+        let of = |shapes: &'_ [Shape]| shapes.iter().position(|s| s.schema == table.schema && s.name == table.name);
+        match (of(&facts.shapes), of(&shapes)) {
+            (Some(on_master), Some(here)) => {
+                compare(table, &facts.shapes[on_master], &shapes[here], &at, &server.user, report);
+            }
+            (Some(_), None) => report.error(
+                format!("{at}: table {} does not exist", table.full_name()),
+                "Create it as on the master; pg_dump --schema-only writes the statements.",
+            ),
+            (None, _) => {}
+        }
+    }
+    firing(client, &at, silent, &facts.tables, report).map_err(failed)?;
+    if slave.initial == Initial::Copy {
+        filled(client, &at, config.agent_name(), slave, &facts.tables, &shapes, report).map_err(failed)?;
+    }
+    Ok(server)
+}
+
+/// The table of the slave must take every row of the master's and find it again by its key.
+fn compare(table: &CapturedTable, on_master: &Shape, here: &Shape, at: &str, user: &str, report: &mut Report) {
+    let name = table.full_name();
+    let quoted = table.quoted();
+    if !here.is_table() {
+        report.error(format!("{at}: {name} is not a table"), "Replace it by a table like the master's.");
+        return;
+    }
+    if !here.missing_rights.is_empty() {
+        let role = quote::ident(user);
+        report.error(
+            format!("{at}: role \"{user}\" lacks rights on table {name}: {}", here.missing_rights.join(", ")),
+            format!(
+                "Run there: GRANT USAGE ON SCHEMA {} TO {role}; GRANT {} ON {quoted} TO {role}.",
+                quote::ident(&table.schema),
+                RIGHTS.join(", ")
+            ),
+        );
+    }
+    for column in on_master.columns.iter().filter(|column| !column.generated) {
+        match here.column(&column.name) {
+            None => report.error(
+                format!("{at}: table {name} has no column \"{}\"", column.name),
+                format!(
+                    "Run there: ALTER TABLE {quoted} ADD COLUMN {} {}.",
+                    quote::ident(&column.name),
+                    column.type_name
+                ),
+            ),
+            Some(other) if other.generated => report.error(
+                format!("{at}: column \"{}\" of table {name} is generated, that of the master is not", column.name),
+                "Make it an ordinary column on the slave.",
+            ),
+            Some(other) if other.type_name != column.type_name => report.warning(
+                format!(
+                    "{at}: column \"{}\" of table {name} has type {}, that of the master {}",
+                    column.name, other.type_name, column.type_name
+                ),
+                "Values are cast; one that does not fit stops the slave.",
+            ),
+            Some(_) => {}
+        }
+    }
+    for column in &here.columns {
+        // A column that is generated on the master is not sent, so nothing fills an ordinary one here either.
+        let sent = on_master.column(&column.name).is_some_and(|other| !other.generated);
+        if !sent && column.not_null && !column.filled && !column.generated {
+            report.error(
+                format!("{at}: column \"{}\" of table {name} is NOT NULL without a default, and the master does not send it", column.name),
+                format!("Run there: ALTER TABLE {quoted} ALTER COLUMN {} DROP NOT NULL, or give it a default.", quote::ident(&column.name)),
+            );
+        }
+    }
+    if !table.key_columns.is_empty() && !here.has_unique(&table.key_columns) {
+        let key: Vec<_> = table.key_columns.iter().map(|column| quote::ident(column)).collect();
+        report.error(
+            format!("{at}: table {name} has no primary key or unique index on ({})", table.key_columns.join(", ")),
+            format!("Run there: ALTER TABLE {quoted} ADD PRIMARY KEY ({}).", key.join(", ")),
+        );
+    }
+}
+
+/// The agent's own tables: there and usable, or it may create them.
+fn own_schema(
+    client: &mut Client,
+    at: &str,
+    server: &Server,
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let row = client.query_one(include_str!("sql/own_schema_rights.sql"), &[])?;
+    let (exists, lacking): (bool, Vec<String>) = (row.get(0), row.get(1));
+    let role = quote::ident(&server.user);
+    if exists && !lacking.is_empty() {
+        report.error(
+            format!("{at}: role \"{}\" may not use the agent's own schema: {} lacking", server.user, lacking.join(", ")),
+            format!(
+                "Run there: GRANT USAGE ON SCHEMA pyreplica_agent TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL \
+                 TABLES IN SCHEMA pyreplica_agent TO {role}."
+            ),
+        );
+    } else if !exists && !lacking.is_empty() {
+        report.error(
+            format!("{at}: role \"{}\" may not create the agent's schema in database \"{}\"", server.user, server.database),
+            format!(
+                "Run there: GRANT CREATE ON DATABASE {} TO {role}, or CREATE SCHEMA pyreplica_agent AUTHORIZATION {role}.",
+                quote::ident(&server.database)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// A restored dump of the master keeps the capturing triggers: local writes there fill a log that nobody reads.
+fn unread_log(client: &mut Client, at: &str, report: &mut Report) -> std::result::Result<(), postgres::Error> {
+    if let Some(row) = client.query_opt(include_str!("sql/own_log_size.sql"), &[])? {
+        let size: String = row.get(0);
+        report.warning(
+            format!("{at}: it has a log of its own of {size}, which grows unread by what is written there directly"),
+            "If nothing replicates from it, run DROP EXTENSION pyreplica CASCADE there.",
+        );
+    }
+    Ok(())
+}
+
+fn orphans(
+    client: &mut Client,
+    at: &str,
+    agent: &str,
+    slave: &Slave,
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let prefix = format!("pyreplica:{agent}:{}:", slave.name);
+    let rows = client.query(
+        "select gid, to_char(prepared, 'YYYY-MM-DD HH24:MI:SS TZ') from pg_prepared_xacts
+          where database = current_database() and starts_with(gid, $1) and prepared < now() - interval '1 minute'
+          order by prepared",
+        &[&prefix],
+    )?;
+    for row in rows {
+        let (gid, since): (String, String) = (row.get(0), row.get(1));
+        report.warning(
+            format!("{at}: transaction \"{gid}\" is prepared since {since} and holds its locks"),
+            "The agent settles it when it runs; start it. If it does run, look at its log.",
+        );
+    }
+    Ok(())
+}
+
+/// Triggers and rules that act on what is applied.
+fn firing(
+    client: &mut Client,
+    at: &str,
+    silent: bool,
+    tables: &[CapturedTable],
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let schemas: Vec<_> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    let enabled = if silent { "AR" } else { "OA" };
+    for row in client.query(include_str!("sql/firing.sql"), &[&schemas, &names, &enabled])? {
+        let (kind, name, table): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        report.warning(
+            format!("{at}: {kind} {name} on table {table} fires for replicated changes"),
+            format!("If that is not wanted: ALTER TABLE {table} ENABLE {kind} {name} (without ALWAYS or REPLICA)."),
+        );
+    }
+    Ok(())
+}
+
+/// Before the initial copy its tables must be empty; afterwards they are not looked at.
+fn filled(
+    client: &mut Client,
+    at: &str,
+    agent: &str,
+    slave: &Slave,
+    tables: &[CapturedTable],
+    here: &[Shape],
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let readable: bool = client
+        .query_one(
+            "select to_regclass('pyreplica_agent.copied_table') is not null
+                and has_table_privilege(to_regclass('pyreplica_agent.copied_table'), 'SELECT')",
+            &[],
+        )?
+        .get::<_, Option<bool>>(0)
+        .unwrap_or(false);
+    let copied: Vec<(String, String)> = if readable {
+        client
+            .query(
+                "select schema_name, table_name from pyreplica_agent.copied_table where agent = $1 and slave = $2",
+                &[&agent, &slave.name],
+            )?
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    for table in tables {
+        let known = here.iter().any(|shape| {
+            shape.schema == table.schema && shape.name == table.name && shape.is_table() && shape.missing_rights.is_empty()
+        });
+        if !known || copied.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
+            continue;
+        }
+        let holds: bool =
+            client.query_one(&format!("select exists (select from {})", table.quoted()), &[])?.get(0);
+        if holds {
+            report.error(
+                format!("{at}: table {} already holds rows, and initial is \"copy\"", table.full_name()),
+                "TRUNCATE it there, or run \"replica_agent copy\", which empties all captured tables, or set initial = \"current\" if both sides are in step.",
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+-- Which server and database this is, and what it allows.
+select (select system_identifier::text from pg_control_system()), current_database()::text,
+       current_setting('server_encoding'), pg_is_in_recovery(),
+       current_setting('max_prepared_transactions')::int, current_user::text

@@ -1,0 +1,211 @@
+//! Compares the captured tables of master and slaves row by row, also while replication runs.
+//!
+//! In: the configuration, slaves and tables to look at. Out: a line per table and slave, and whether all was equal.
+//! Both sides are read as text under the same settings, in the order of their keys, and merged: memory does not
+//! depend on the size of a table.
+//!
+//! # While replication runs
+//!
+//! A slave is always a little behind, so a row that differs may only be late. Keys that differ are noted and
+//! looked at again one by one: the master's row, then, once the slave has applied everything that the master
+//! had committed by then, the slave's, then the master's again. If the master's row stayed the same in between, what
+//! differs now is a difference; if it changed, the next round tells.
+
+mod recheck;
+mod rows;
+
+use postgres::Client;
+
+use crate::check::Server;
+use crate::config::{Config, Slave};
+use crate::copy::{captured_tables, CapturedTable};
+use crate::error::{Error, Kind, Result};
+use crate::session::{cancel_on_stop, connect_master, connect_slave, Canceller};
+use crate::shape::{shapes, Shape};
+use crate::wake::Stop;
+use rows::Query;
+
+/// How many differing keys are remembered for a second look; beyond that a table is read again as a whole.
+const KEYS_MAX: usize = 10_000;
+/// How often a table that differs in more rows is read.
+const PASSES_MAX: usize = 3;
+/// How many of the differing rows are shown.
+const SHOWN_MAX: usize = 10;
+
+/// Prints through `out`; true if nothing differed.
+pub fn verify(
+    config: &Config,
+    slaves: &[&Slave],
+    wanted: &[String],
+    stop: &Stop,
+    out: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<bool> {
+    let mut master = connect_master(&config.master.dsn, "verify")?;
+    prepare(&mut master, "the master")?;
+    let tables = choose(captured_tables(&mut master)?, wanted)?;
+    let mut equal = true;
+    for slave in slaves {
+        let at = format!("slave \"{}\"", slave.name);
+        let mut client = connect_slave(slave)?;
+        prepare(&mut client, &at)?;
+        let cancellers =
+            vec![Canceller::new(&config.master.dsn, &master)?, Canceller::new(&slave.dsn, &client)?];
+        equal &= cancel_on_stop(stop, cancellers, || {
+            verify_slave(config, slave, &mut master, &mut client, &tables, stop, out)
+        })
+        .map_err(|e| if stop.is_set() { stopped() } else { e })?;
+    }
+    Ok(equal)
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Stopped, "the comparison was stopped")
+}
+
+fn verify_slave(
+    config: &Config,
+    slave: &Slave,
+    master: &mut Client,
+    client: &mut Client,
+    tables: &[CapturedTable],
+    stop: &Stop,
+    out: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<bool> {
+    let mut equal = true;
+    let at = format!("slave \"{}\"", slave.name);
+    let mut pair = Pair { master, slave: client, agent: config.agent_name(), which: slave, stop, stalled: None };
+    let on_master = shapes(pair.master, "the master", tables, &[])?;
+    let on_slave = shapes(pair.slave, &at, tables, &[])?;
+    let encodings = (
+        Server::read(pair.master, "the master")?.encoding,
+        Server::read(pair.slave, &at)?.encoding,
+    );
+    for table in tables {
+        let find = |shapes: &'_ [Shape]| {
+            shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name).cloned()
+        };
+        let name = table.full_name();
+        let found = match (find(&on_master), find(&on_slave)) {
+            (Some(here), Some(there)) => compare(&mut pair, table, &here, &there, &encodings)?,
+            (_, None) => Outcome::structure(vec![format!("table {name} does not exist on the slave")]),
+            (None, _) => Outcome::structure(vec![format!("table {name} was dropped on the master meanwhile")]),
+        };
+        equal &= found.is_equal();
+        for line in found.lines(&format!("{at}, table {name}")) {
+            out(&line)?;
+        }
+    }
+    Ok(equal)
+}
+
+/// Two sessions and whose they are.
+struct Pair<'a> {
+    master: &'a mut Client,
+    slave: &'a mut Client,
+    agent: &'a str,
+    which: &'a Slave,
+    stop: &'a Stop,
+    /// The position at which the slave was found to stand still.
+    stalled: Option<(i64, String)>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    rows: u64,
+    differing: u64,
+    shown: Vec<String>,
+    structure: Vec<String>,
+    /// Rows that changed on the master at every look.
+    undecided: u64,
+}
+
+impl Outcome {
+    fn structure(faults: Vec<String>) -> Self {
+        Outcome { structure: faults, ..Outcome::default() }
+    }
+
+    fn is_equal(&self) -> bool {
+        self.differing == 0 && self.structure.is_empty() && self.undecided == 0
+    }
+
+    fn lines(&self, place: &str) -> Vec<String> {
+        let mut lines: Vec<String> = self.structure.iter().map(|fault| format!("{place}: {fault}")).collect();
+        if self.differing > 0 {
+            lines.push(format!("{place}: {} rows, {} differ", self.rows, self.differing));
+            lines.extend(self.shown.iter().map(|row| format!("    {row}")));
+            if self.differing > self.shown.len() as u64 {
+                lines.push(format!("    and {} more", self.differing - self.shown.len() as u64));
+            }
+        }
+        if self.undecided > 0 {
+            lines.push(format!(
+                "{place}: {} rows, {} of them changed at every look and could not be compared",
+                self.rows, self.undecided
+            ));
+        }
+        if self.is_equal() {
+            lines.push(format!("{place}: {} rows, equal", self.rows));
+        }
+        lines
+    }
+}
+
+fn choose(tables: Vec<CapturedTable>, wanted: &[String]) -> Result<Vec<CapturedTable>> {
+    if let Some(unknown) = wanted.iter().find(|wanted| !tables.iter().any(|table| table.full_name() == **wanted)) {
+        return Err(Error::new(Kind::Usage, format!("table \"{unknown}\" is not captured on the master"))
+            .hint("Name it as schema.name; pyreplica.replicated_table lists the captured ones."));
+    }
+    Ok(tables.into_iter().filter(|table| wanted.is_empty() || wanted.contains(&table.full_name())).collect())
+}
+
+/// Whole tables are read and sorted here, unlike anywhere else in the agent.
+fn prepare(client: &mut Client, what: &str) -> Result<()> {
+    client
+        .batch_execute("set enable_seqscan = on; set default_transaction_read_only = on")
+        .map_err(|e| Error::from_pg(format!("could not set up the session on {what}"), e))
+}
+
+fn compare(
+    pair: &mut Pair,
+    table: &CapturedTable,
+    here: &Shape,
+    there: &Shape,
+    encodings: &(String, String),
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut columns = Vec::new();
+    for column in &here.columns {
+        match there.column(&column.name) {
+            // Not sent, and the slave need not have it.
+            None if column.generated => {}
+            Some(other) if column.generated && !other.generated => {}
+            Some(_) => columns.push(column.name.clone()),
+            None => outcome.structure.push(format!("column \"{}\" does not exist on the slave", column.name)),
+        }
+    }
+    if table.key_columns.is_empty() {
+        outcome.structure.push("the master's table has no primary key".into());
+    }
+    for key in table.key_columns.iter().filter(|key| !columns.contains(key)) {
+        outcome.structure.push(format!("key column \"{key}\" cannot be compared"));
+    }
+    if !outcome.structure.is_empty() {
+        return Ok(outcome);
+    }
+    let on_master = Query::new(here, &table.key_columns, &columns, &encodings.0);
+    let on_slave = Query::new(there, &table.key_columns, &columns, &encodings.1);
+
+    for pass in 1..=PASSES_MAX {
+        let found = rows::merge(pair, &on_master, &on_slave)?;
+        outcome.rows = found.rows;
+        if found.more == 0 || pass == PASSES_MAX {
+            let settled = recheck::settle(pair, &on_master, &on_slave, found.keys)?;
+            outcome.differing = settled.different.len() as u64 + found.more;
+            outcome.undecided = settled.undecided;
+            outcome.shown = settled.different.into_iter().take(SHOWN_MAX).collect();
+            break;
+        }
+        recheck::wait_until_passed(pair)?;
+    }
+    Ok(outcome)
+}
