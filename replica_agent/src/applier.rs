@@ -30,7 +30,10 @@ const REPORTS_MAX: u64 = 5;
 pub enum Applied {
     Done,
     /// It changes a table that this slave does not have yet: nothing more of the batch may be applied.
-    UnknownTable { schema: String, name: String },
+    UnknownTable {
+        schema: String,
+        name: String,
+    },
 }
 
 pub struct Applier {
@@ -93,7 +96,13 @@ impl Applier {
     }
 
     /// Applies a chunk, unless it is of tables that are to be skipped.
-    pub fn apply(&mut self, client: &mut Client, chunk: &Chunk, tables: &Tables, stop: &Stop) -> Result<Applied> {
+    pub fn apply(
+        &mut self,
+        client: &mut Client,
+        chunk: &Chunk,
+        tables: &Tables,
+        stop: &Stop,
+    ) -> Result<Applied> {
         let transaction = &*chunk.transaction;
         let mut decoder = Decoder::new(&chunk.payload).map_err(|e| at(e, transaction))?;
         let mut gates: Vec<Option<Gate>> = Vec::new();
@@ -106,7 +115,8 @@ impl Applier {
                     gates.resize(number + 1, None);
                 }
                 let relation = decoder.relation(number);
-                *gates[number].get_or_insert_with(|| tables.gate(relation.schema, relation.name, transaction.xid))
+                *gates[number]
+                    .get_or_insert_with(|| tables.gate(relation.schema, relation.name, transaction.xid))
             };
             let relations = change.relations();
             if let Some(&unknown) = relations.iter().find(|&&r| gate(r) == Gate::Unknown) {
@@ -156,7 +166,8 @@ impl Applier {
             }
             Change::Delete { relation, key } => {
                 let relation = decoder.relation(*relation);
-                let deleted = self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
+                let deleted =
+                    self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
                 match deleted {
                     0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
                     n => only_one(n),
@@ -198,7 +209,8 @@ impl Applier {
 
         let same = self.probe(client, relation, &set, key, &old)?;
         if let Some(same) = same {
-            let updated = self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
+            let updated =
+                self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
             only_one(updated)?;
             let differ: Vec<String> = columns(relation, &set)
                 .iter()
@@ -206,7 +218,8 @@ impl Applier {
                 .filter(|(_, same)| !**same)
                 .map(|(column, _)| quote::ident(column.name))
                 .collect();
-            let detail = format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
+            let detail =
+                format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
             return self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction);
         }
         self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction)
@@ -227,7 +240,12 @@ impl Applier {
         Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
     }
 
-    fn truncate(&mut self, client: &mut Client, relations: &[&Relation], restart_identity: bool) -> Result<()> {
+    fn truncate(
+        &mut self,
+        client: &mut Client,
+        relations: &[&Relation],
+        restart_identity: bool,
+    ) -> Result<()> {
         let mut targets: Vec<String> = Vec::new();
         for relation in relations {
             let target = self.table(client, relation)?.target();
@@ -348,7 +366,8 @@ impl Applier {
         let types: Vec<Type> = columns.iter().map(|c| param_type(c)).map(text_if_unknown).collect();
         let casts: Vec<String> = (1..=types.len()).map(|n| format!("${n}::text")).collect();
         let failed = |e| failed_on(relation, e);
-        let statement = client.prepare_typed(&format!("select {}", casts.join(", ")), &types).map_err(failed)?;
+        let statement =
+            client.prepare_typed(&format!("select {}", casts.join(", ")), &types).map_err(failed)?;
         let params = params(relation, [&relation.key, &[]], [key, &[]]);
         let row = client.query_one(&statement, &as_dyn(&params)).map_err(failed)?;
         let values: Vec<String> = (0..types.len())
@@ -396,8 +415,14 @@ impl Applier {
                 let conflict = Conflict::InsertExists;
                 text = format!("conflict={conflict}, {text}");
                 let (name, message) = (full_name(relation), e.to_string());
-                let event =
-                    Event { conflict, relation: &name, operation, key, detail: Some(&message), applied: false };
+                let event = Event {
+                    conflict,
+                    relation: &name,
+                    operation,
+                    key,
+                    detail: Some(&message),
+                    applied: false,
+                };
                 if let Err(e) = event.record(client, &self.agent, &self.slave, transaction) {
                     log::warn!("slave \"{}\": {e:#}", self.slave);
                 }
@@ -407,7 +432,10 @@ impl Applier {
             // It may show values of the row.
             log::debug!("slave \"{}\": {e}: {servers}", self.slave);
         }
-        let hint = e.hint_text().map(str::to_owned).or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
+        let hint = e
+            .hint_text()
+            .map(str::to_owned)
+            .or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
         let e = e.detail(format!("{text}."));
         match hint {
             Some(hint) => e.hint(hint),
@@ -429,9 +457,9 @@ impl Change<'_> {
 
     fn relations(&self) -> &[usize] {
         match self {
-            Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
-                std::slice::from_ref(relation)
-            }
+            Change::Insert { relation, .. }
+            | Change::Update { relation, .. }
+            | Change::Delete { relation, .. } => std::slice::from_ref(relation),
             Change::Truncate { relations, .. } => relations,
             Change::Statement { .. } => &[],
         }
@@ -443,8 +471,11 @@ fn describe(client: &mut Client, relation: &Relation) -> Result<SlaveTable> {
         .query(include_str!("sql/slave_table.sql"), &[&relation.schema, &relation.name])
         .map_err(|e| failed_on(relation, e))?;
     let Some(first) = rows.first() else {
-        return Err(Error::new(Kind::Apply, format!("table \"{}\" does not exist on the slave", full_name(relation)))
-            .with_sqlstate("42P01"));
+        return Err(Error::new(
+            Kind::Apply,
+            format!("table \"{}\" does not exist on the slave", full_name(relation)),
+        )
+        .with_sqlstate("42P01"));
     };
     Ok(SlaveTable {
         sql_name: quote::qualified(relation.schema, relation.name),
@@ -516,8 +547,9 @@ fn put_name(shape: &mut Vec<u8>, name: &str) {
 fn only_one(rows: u64) -> Result<()> {
     match rows {
         1 => Ok(()),
-        n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave"))
-            .hint("Give the table on the slave the primary key that it has on the master, and correct the rows.")),
+        n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave")).hint(
+            "Give the table on the slave the primary key that it has on the master, and correct the rows.",
+        )),
     }
 }
 

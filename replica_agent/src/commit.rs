@@ -27,7 +27,7 @@ use crate::reader::Chunk;
 use crate::retry;
 use crate::session;
 use crate::tables::Tables;
-use crate::wake::{Cancels, Stop};
+use crate::wake::{Cancelable, Cancels, Stop};
 
 /// PostgreSQL's limit for the identifier of a prepared transaction.
 const GID_BYTES_MAX: usize = 199;
@@ -60,6 +60,7 @@ pub struct SlaveSession {
     mover: Statement,
     timeline: i32,
     phase: Phase,
+    _cancelable: Cancelable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +74,15 @@ impl SlaveSession {
     /// Connects and makes sure that the agent's schema is there.
     pub fn open(slave: &Slave, agent: &str, cancels: &Cancels) -> Result<Self> {
         let mut client = session::connect_slave(slave)?;
-        cancels.add(client.cancel_token());
+        let cancelable = cancels.add(client.cancel_token());
         let name = &slave.name;
         create_schema(&mut client, name)?;
         if slave.two_phase {
             check_two_phase(&mut client, slave)?;
         }
-        let mover = client
-            .prepare(include_str!("sql/move_position.sql"))
-            .map_err(|e| Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e))?;
+        let mover = client.prepare(include_str!("sql/move_position.sql")).map_err(|e| {
+            Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
+        })?;
         Ok(SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial)?,
             client,
@@ -93,19 +94,23 @@ impl SlaveSession {
             mover,
             timeline: 0,
             phase: Phase::Idle,
+            _cancelable: cancelable,
         })
     }
 
     /// Reads the position; `None` before the first start.
     pub fn standing(&mut self) -> Result<Option<Standing>> {
-        let row = self
-            .client
-            .query_opt(include_str!("sql/position.sql"), &[&self.agent, &self.name])
-            .map_err(|e| Error::from_pg(format!("could not read the position of slave \"{}\"", self.name), e))?;
+        let row =
+            self.client.query_opt(include_str!("sql/position.sql"), &[&self.agent, &self.name]).map_err(
+                |e| Error::from_pg(format!("could not read the position of slave \"{}\"", self.name), e),
+            )?;
         let Some(row) = row else { return Ok(None) };
         self.batch = row.get("batch");
         let standing = Standing {
-            master: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
+            master: MasterId {
+                system_identifier: row.get("system_identifier"),
+                timeline: row.get("timeline"),
+            },
             position: Position {
                 rank: row.get("rank"),
                 snapshot: row.get::<_, &str>("snapshot").parse()?,
@@ -170,7 +175,8 @@ impl SlaveSession {
         if self.phase != Phase::Idle {
             return Ok(());
         }
-        let failed = |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
+        let failed =
+            |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
         let rows = self
             .client
             .simple_query(&format!(
@@ -203,7 +209,8 @@ impl SlaveSession {
     pub fn prepare(&mut self, position: &Position, batch: i64) -> Result<()> {
         self.begin()?;
         failpoint::hit("commit.after_apply");
-        let failed = |name: &str, e| Error::from_pg(format!("could not move the position of slave \"{name}\""), e);
+        let failed =
+            |name: &str, e| Error::from_pg(format!("could not move the position of slave \"{name}\""), e);
         let moved = self
             .client
             .execute(
@@ -246,7 +253,10 @@ impl SlaveSession {
             let gone = e.code().is_some_and(|state| retry::is_undefined_object(state.code()));
             let batch = self.batch;
             if !gone || self.standing()?.is_none_or(|standing| standing.batch < batch) {
-                return Err(Error::from_pg(format!("could not commit a batch on slave \"{}\"", self.name), e));
+                return Err(Error::from_pg(
+                    format!("could not commit a batch on slave \"{}\"", self.name),
+                    e,
+                ));
             }
             // Somebody else's recovery committed it.
         }
@@ -265,6 +275,13 @@ impl SlaveSession {
         self.client
             .batch_execute(&command)
             .map_err(|e| Error::from_pg(format!("could not roll back a batch on slave \"{}\"", self.name), e))
+    }
+
+    /// Is the slave still there?
+    pub fn ping(&mut self) -> Result<()> {
+        self.client
+            .batch_execute("select")
+            .map_err(|e| Error::from_pg(format!("lost slave \"{}\"", self.name), e))
     }
 
     /// Settles what a crash left prepared; `decided` says for a batch whether it is to be committed.
@@ -311,7 +328,7 @@ fn gid(agent: &str, slave: &str, batch: i64) -> Result<String> {
 }
 
 /// CREATE SCHEMA needs a right that the agent may not have, even if the schema is there.
-fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
+pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client

@@ -73,7 +73,13 @@ impl Event<'_> {
     }
 
     /// Part of the slave transaction at hand, if there is one.
-    pub fn record(&self, client: &mut Client, agent: &str, slave: &str, transaction: &Transaction) -> Result<()> {
+    pub fn record(
+        &self,
+        client: &mut Client,
+        agent: &str,
+        slave: &str,
+        transaction: &Transaction,
+    ) -> Result<()> {
         client
             .execute(
                 include_str!("sql/record_conflict.sql"),
@@ -104,8 +110,13 @@ mod tests {
 
     #[test]
     fn report_names_the_place() {
-        let transaction =
-            Transaction { rank: 812, xid: 7431, ts: "now".into(), origin: Some("shop".into()), username: None };
+        let transaction = Transaction {
+            rank: 812,
+            xid: 7431,
+            ts: "now".into(),
+            origin: Some("shop".into()),
+            username: None,
+        };
         let event = Event {
             conflict: Conflict::UpdateMissing,
             relation: "public.orders",
@@ -115,7 +126,10 @@ mod tests {
             applied: false,
         };
         let text = event.report(&transaction);
-        assert!(text.starts_with("conflict detected on table \"public.orders\": conflict=update_missing\n"), "{text}");
+        assert!(
+            text.starts_with("conflict detected on table \"public.orders\": conflict=update_missing\n"),
+            "{text}"
+        );
         assert!(
             text.contains("log id 812, origin transaction 7431, origin \"shop\", UPDATE, key (id)=(42)."),
             "{text}"

@@ -9,9 +9,9 @@ use crate::commit::{MasterId, Standing};
 use crate::config::Config;
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
-use crate::position::{Position, Target};
+use crate::position::{Position, Rank, Target, Xid};
 use crate::session;
-use crate::wake::Cancels;
+use crate::wake::{Cancelable, Cancels};
 
 /// The log of the master at one moment.
 #[derive(Clone, Debug)]
@@ -19,25 +19,28 @@ pub struct MasterState {
     pub id: MasterId,
     /// Everything that is committed now.
     pub now: Target,
-    horizon: Target,
+    /// The largest rank and transaction that the log no longer holds.
+    horizon_rank: Rank,
+    horizon_xid: Xid,
 }
 
 pub struct Control {
     pub client: Client,
     agent: String,
     report: Statement,
+    _cancelable: Cancelable,
 }
 
 impl Control {
     pub fn open(config: &Config, cancels: &Cancels) -> Result<Self> {
         let mut client = session::connect_master(&config.master.dsn, "control")?;
-        cancels.add(client.cancel_token());
+        let cancelable = cancels.add(client.cancel_token());
         // A decision must be durable when it is taken for one.
         client
             .batch_execute("set synchronous_commit = on")
             .map_err(|e| Error::from_pg("could not set up the session on the master", e))?;
         let report = client.prepare(include_str!("sql/report_slave.sql")).map_err(explain_missing)?;
-        Ok(Control { client, agent: config.agent_name().to_owned(), report })
+        Ok(Control { client, agent: config.agent_name().to_owned(), report, _cancelable: cancelable })
     }
 
     /// Tries to become the one agent for this slave (or, with an empty name, for the agent's group) until the
@@ -56,19 +59,18 @@ impl Control {
             .client
             .query_one(include_str!("sql/master_state.sql"), &[])
             .map_err(|e| Error::from_pg("could not read the state of the master", e))?;
-        let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse().ok());
-        let snapshot = row.get::<_, &str>("snapshot").parse()?;
-        let horizon = Target { rank: row.get("horizon_rank"), snapshot, last_xid: xid("horizon_xid") };
-        let last: Option<i64> = row.get("last_rank");
-        let now = match last {
-            Some(rank) if rank > horizon.rank => Target { rank, last_xid: xid("last_xid"), ..horizon.clone() },
-            // What ranks below the horizon was truncated with it; its transaction need not be known.
-            _ => Target { last_xid: None, ..horizon.clone() },
+        let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse::<Xid>().ok());
+        let horizon_rank: Rank = row.get("horizon_rank");
+        // What ranks below the horizon was truncated with it; its transaction need not be known.
+        let (rank, last_xid) = match row.get::<_, Option<Rank>>("last_rank") {
+            Some(last) if last > horizon_rank => (last, xid("last_xid")),
+            _ => (horizon_rank, None),
         };
         Ok(MasterState {
             id: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
-            now,
-            horizon,
+            now: Target { rank, snapshot: row.get::<_, &str>("snapshot").parse()?, last_xid },
+            horizon_rank,
+            horizon_xid: xid("horizon_xid").unwrap_or(0),
         })
     }
 
@@ -83,7 +85,9 @@ impl Control {
                     "Its position was taken on the server with system identifier {}, the master is {}.",
                     master.system_identifier, state.id.system_identifier
                 ))
-                .hint("Correct the dsn of the master, or copy the slave again with \"replica_agent copy\"."));
+                .hint(
+                    "Correct the dsn of the master, or copy the slave again with \"replica_agent copy\".",
+                ));
         }
         let known = match position.last_xid {
             _ if position.rank == 0 => true,
@@ -93,7 +97,9 @@ impl Control {
                     include_str!("sql/knows_transaction.sql"),
                     &[&position.rank, &last_xid.map(|x| x.to_string())],
                 )
-                .map_err(|e| Error::from_pg("could not look for the last transaction of the slave in the log", e))?
+                .map_err(|e| {
+                    Error::from_pg("could not look for the last transaction of the slave in the log", e)
+                })?
                 .get(0),
         };
         if !known {
@@ -112,7 +118,7 @@ impl Control {
     }
 
     /// Makes sure that the log keeps, and has kept, everything after the position.
-    pub fn ensure_registered(&mut self, slave: &str, position: &Position, state: &MasterState) -> Result<()> {
+    pub fn ensure_registered(&mut self, slave: &str, position: &Position) -> Result<()> {
         let row = self
             .client
             .query_opt(include_str!("sql/slave_state.sql"), &[&self.agent, &slave])
@@ -122,23 +128,20 @@ impl Control {
         }
         // Nothing has kept the log for it meanwhile. First keep it, then look whether it is still whole.
         self.register(slave, position)?;
-        let horizon = self.state()?.horizon;
-        let whole = position.rank >= horizon.rank
-            && horizon.last_xid.is_none_or(|xid| xid == 0 || position.snapshot.sees_all_up_to(xid));
+        let MasterState { horizon_rank, horizon_xid, .. } = self.state()?;
+        let whole = position.rank >= horizon_rank
+            && (horizon_xid == 0 || position.snapshot.sees_all_up_to(horizon_xid));
         if whole {
             return Ok(());
         }
         let error = refused(format!("slave \"{slave}\" needs to be copied again"))
             .with_sqlstate("55000")
             .detail(format!(
-                "The log no longer holds all that it has not applied: it stands at {position}, the log begins after {} \
-                 (transaction {}).",
-                horizon.rank,
-                horizon.last_xid.unwrap_or(0)
+                "The log no longer holds all that it has not applied: it stands at {position}, the log begins after \
+                 {horizon_rank} (transaction {horizon_xid})."
             ))
             .hint("Copy the slave again with \"replica_agent copy\".");
         self.report(slave, "needs copy", None, Some(&error))?;
-        log::debug!("master state at refusal: {state:?}");
         Err(error)
     }
 
@@ -177,7 +180,9 @@ impl Control {
                     &error.and_then(|e| e.hint_text()),
                 ],
             )
-            .map_err(|e| Error::from_pg(format!("could not report the state of slave \"{slave}\" to the master"), e))?;
+            .map_err(|e| {
+                Error::from_pg(format!("could not report the state of slave \"{slave}\" to the master"), e)
+            })?;
         Ok(written == 1)
     }
 
@@ -202,7 +207,10 @@ impl Control {
     pub fn is_decided(&mut self, batch: i64) -> Result<bool> {
         let row = self
             .client
-            .query_opt("select from pyreplica.decision where agent = $1 and batch = $2", &[&self.agent, &batch])
+            .query_opt(
+                "select from pyreplica.decision where agent = $1 and batch = $2",
+                &[&self.agent, &batch],
+            )
             .map_err(|e| Error::from_pg(format!("could not look for the decision on batch {batch}"), e))?;
         Ok(row.is_some())
     }
@@ -223,7 +231,9 @@ fn refused(message: String) -> Error {
 fn explain_missing(e: postgres::Error) -> Error {
     let e = Error::from_pg("could not prepare to use pyreplica on the master", e);
     match e.sqlstate() {
-        Some("42P01" | "3F000" | "42703") => e.hint("Run CREATE EXTENSION pyreplica in the master's database."),
+        Some("42P01" | "3F000" | "42703") => {
+            e.hint("Run CREATE EXTENSION pyreplica in the master's database.")
+        }
         Some("42501") => {
             e.hint("Run SELECT pyreplica.allow_agent('role') for the agent's role in the master's database.")
         }

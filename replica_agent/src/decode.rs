@@ -43,12 +43,29 @@ pub struct Changed<'a> {
 /// A change; relations are numbers into [`Decoder::relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    Insert { relation: usize, row: Vec<Value<'a>> },
+    Insert {
+        relation: usize,
+        row: Vec<Value<'a>>,
+    },
     /// `key` is the old key. A changed key is among `changed`.
-    Update { relation: usize, key: Vec<Value<'a>>, changed: Vec<Changed<'a>> },
-    Delete { relation: usize, key: Vec<Value<'a>> },
-    Truncate { relations: Vec<usize>, restart_identity: bool },
-    Statement { sql: &'a str, search_path: &'a str, role: &'a str },
+    Update {
+        relation: usize,
+        key: Vec<Value<'a>>,
+        changed: Vec<Changed<'a>>,
+    },
+    Delete {
+        relation: usize,
+        key: Vec<Value<'a>>,
+    },
+    Truncate {
+        relations: Vec<usize>,
+        restart_identity: bool,
+    },
+    Statement {
+        sql: &'a str,
+        search_path: &'a str,
+        role: &'a str,
+    },
 }
 
 /// Walks through a payload.
@@ -64,8 +81,11 @@ impl<'a> Decoder<'a> {
             None => payload,
             Some((&VERSION, rest)) => rest,
             Some((version, _)) => {
-                return Err(Error::new(Kind::Log, format!("log has format version {version}, this agent knows {VERSION}"))
-                    .hint("Install the agent that belongs to the extension on the master."))
+                return Err(Error::new(
+                    Kind::Log,
+                    format!("log has format version {version}, this agent knows {VERSION}"),
+                )
+                .hint("Install the agent that belongs to the extension on the master."))
             }
         };
         Ok(Decoder { rest, length: payload.len(), relations: Vec::new() })

@@ -1,6 +1,7 @@
 //! Named places at which the tests let the process die. Nothing is left of them without the feature `failpoints`.
 //!
-//! `PYREPLICA_FAILPOINT=commit.after_prepare:3` aborts the process when it gets there for the third time.
+//! `PYREPLICA_FAILPOINT=commit.after_prepare:3` aborts the process when it gets there for the third time. In an atomic
+//! group each slave counts: `commit.after_commit:1` is after the first slave's commit, `:2` after the second's.
 
 /// Every failpoint, in the order in which a batch meets them.
 pub const NAMES: &[&str] = &[
@@ -10,7 +11,6 @@ pub const NAMES: &[&str] = &[
     "commit.after_position",
     "commit.after_prepare",
     "group.after_decision",
-    "group.after_first_commit",
     "commit.after_commit",
     "report.before",
 ];

@@ -113,6 +113,13 @@ pub struct Target {
     pub last_xid: Option<Xid>,
 }
 
+impl From<Target> for Position {
+    fn from(target: Target) -> Self {
+        let Target { rank, snapshot, last_xid } = target;
+        Position { rank, snapshot, last_xid, last_ts: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

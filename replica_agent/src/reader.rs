@@ -247,8 +247,11 @@ impl Reader {
                         begun
                     }
                     (piece, _) => {
-                        return Err(Error::new(Kind::Log, "malformed log: pieces of a chunk do not follow each other")
-                            .detail(format!("Piece {piece} at log id {id}, transaction {}.", transaction.xid)))
+                        return Err(Error::new(
+                            Kind::Log,
+                            "malformed log: pieces of a chunk do not follow each other",
+                        )
+                        .detail(format!("Piece {piece} at log id {id}, transaction {}.", transaction.xid)))
                     }
                 };
                 parts.add(Chunk { transaction: Arc::clone(transaction), payload: whole })?;
@@ -258,9 +261,15 @@ impl Reader {
             }
         }
         if found != expected || joined.is_some() {
-            return Err(Error::new(Kind::Log, format!("log of transaction {} is not complete", transaction.xid))
-                .detail(format!("Its final chunk, log id {}, counts {expected} chunks; there are {found}.", transaction.rank))
-                .hint("Rows of the log were deleted. Copy the slave again with \"replica_agent copy\"."));
+            return Err(Error::new(
+                Kind::Log,
+                format!("log of transaction {} is not complete", transaction.xid),
+            )
+            .detail(format!(
+                "Its final chunk, log id {}, counts {expected} chunks; there are {found}.",
+                transaction.rank
+            ))
+            .hint("Rows of the log were deleted. Copy the slave again with \"replica_agent copy\"."));
         }
         Ok(())
     }
@@ -301,7 +310,9 @@ fn head(row: &Row) -> Result<Head> {
     Ok(Head {
         transaction: Arc::new(Transaction {
             rank: row.get("rank"),
-            xid: xid.parse().map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
+            xid: xid
+                .parse()
+                .map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
             ts: row.get("ts"),
             origin: row.get("origin"),
             username: row.get("username"),

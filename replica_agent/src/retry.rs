@@ -8,19 +8,16 @@ pub fn is_connection_lost(sqlstate: &str) -> bool {
     sqlstate.starts_with("08") || matches!(sqlstate, "57P01" | "57P02" | "57P03" | "57P05" | "53300")
 }
 
-/// Chance made it fail; the same transaction may succeed at once.
-pub fn is_transient(sqlstate: &str) -> bool {
-    matches!(sqlstate, "40001" | "40P01" | "55P03")
+/// Chance made it fail, or a prepared statement no longer fits its table: with fresh sessions the same transaction
+/// may succeed at once.
+pub fn is_transient(sqlstate: &str, message: &str) -> bool {
+    matches!(sqlstate, "40001" | "40P01" | "55P03" | "26000")
+        || (sqlstate == "0A000" && message.contains("cached plan must not change result type"))
 }
 
 /// A unique or exclusion constraint found another row.
 pub fn is_insert_exists(sqlstate: &str) -> bool {
     matches!(sqlstate, "23505" | "23P01")
-}
-
-/// A prepared statement no longer fits its table: prepare it again.
-pub fn is_stale_statement(sqlstate: &str, message: &str) -> bool {
-    sqlstate == "26000" || (sqlstate == "0A000" && message.contains("cached plan must not change result type"))
 }
 
 pub fn is_undefined_object(sqlstate: &str) -> bool {
@@ -53,7 +50,7 @@ pub struct Backoff {
 impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
     /// One line a minute at most is what an operator wants of a server that is down for the night.
-    const LAST: Duration = Duration::from_secs(60);
+    pub const LAST: Duration = Duration::from_secs(60);
 
     pub fn new() -> Self {
         Backoff { next: Self::FIRST }
@@ -63,7 +60,7 @@ impl Backoff {
         self.next = Self::FIRST;
     }
 
-    pub fn next(&mut self) -> Duration {
+    pub fn delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(Self::LAST);
         delay
@@ -83,18 +80,18 @@ mod tests {
     #[test]
     fn backoff_doubles_to_a_minute() {
         let mut backoff = Backoff::new();
-        let seconds: Vec<u64> = (0..8).map(|_| backoff.next().as_secs()).collect();
+        let seconds: Vec<u64> = (0..8).map(|_| backoff.delay().as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
         backoff.reset();
-        assert_eq!(backoff.next().as_secs(), 1);
+        assert_eq!(backoff.delay().as_secs(), 1);
     }
 
     #[test]
     fn classes() {
         assert!(is_connection_lost("08006") && is_connection_lost("57P01"));
         assert!(!is_connection_lost("57014") && !is_connection_lost("23505"));
-        assert!(is_transient("40P01") && !is_transient("23505"));
-        assert!(is_stale_statement("0A000", "cached plan must not change result type"));
-        assert!(!is_stale_statement("0A000", "cross-database references are not implemented"));
+        assert!(is_transient("40P01", "") && !is_transient("23505", ""));
+        assert!(is_transient("0A000", "cached plan must not change result type"));
+        assert!(!is_transient("0A000", "cross-database references are not implemented"));
     }
 }

@@ -91,8 +91,11 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
             if moves_identity(table, set)? {
                 replace(table, set, new, &conditions)?
             } else {
-                let assignments: Vec<_> =
-                    set.iter().zip(new + 1..).map(|(c, n)| format!("{} = ${n}", quote::ident(c.name))).collect();
+                let assignments: Vec<_> = set
+                    .iter()
+                    .zip(new + 1..)
+                    .map(|(c, n)| format!("{} = ${n}", quote::ident(c.name)))
+                    .collect();
                 format!("update {} as t set {} where {conditions}", table.target(), assignments.join(", "))
             }
         }
@@ -242,6 +245,9 @@ mod tests {
     fn unknown_column() {
         let nosuch = Column { name: "nosuch", type_oid: 23, binary: true };
         let e = build(&table(), Operation::UpdateAny, &[&nosuch], &[]).unwrap_err();
-        assert_eq!((e.sqlstate(), e.to_string().as_str()), (Some("42703"), "column \"nosuch\" does not exist on the slave"));
+        assert_eq!(
+            (e.sqlstate(), e.to_string().as_str()),
+            (Some("42703"), "column \"nosuch\" does not exist on the slave")
+        );
     }
 }

@@ -49,12 +49,16 @@ impl Tables {
                    from pyreplica_agent.copied_table where agent = $1 and slave = $2",
                 &[&agent, &slave],
             )
-            .map_err(|e| Error::from_pg(format!("could not read the copied tables of slave \"{slave}\""), e))?;
+            .map_err(|e| {
+                Error::from_pg(format!("could not read the copied tables of slave \"{slave}\""), e)
+            })?;
         let mut copied = HashMap::new();
         for row in rows {
             let snapshot = row.get::<_, &str>(3).parse()?;
-            copied
-                .insert((row.get(0), row.get(1)), Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) });
+            copied.insert(
+                (row.get(0), row.get(1)),
+                Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) },
+            );
         }
         Ok(Tables { agent: agent.into(), slave: slave.into(), initial, copied, gone: HashSet::new() })
     }
@@ -67,6 +71,11 @@ impl Tables {
             None if self.gone.contains(&name) => Gate::Skip,
             None => Gate::Unknown,
         }
+    }
+
+    /// Is it known what to do with changes of this table?
+    pub fn has(&self, schema: &str, name: &str) -> bool {
+        self.gate(schema, name, 0) != Gate::Unknown
     }
 
     /// Is every captured table known?
@@ -127,8 +136,11 @@ impl Tables {
 
     /// The table has been copied, and that is on record.
     pub fn add_copied(&mut self, table: &CapturedTable, snapshot: Snapshot, rows: u64) {
-        let copied =
-            Copied { trigger_oid: table.trigger_oid, snapshot, rows: Some(i64::try_from(rows).unwrap_or(i64::MAX)) };
+        let copied = Copied {
+            trigger_oid: table.trigger_oid,
+            snapshot,
+            rows: Some(i64::try_from(rows).unwrap_or(i64::MAX)),
+        };
         self.copied.insert((table.schema.clone(), table.name.clone()), copied);
     }
 
@@ -154,7 +166,10 @@ impl Tables {
                 ],
             )
             .map_err(|e| {
-                Error::from_pg(format!("could not record table {} on slave \"{}\"", table.full_name(), self.slave), e)
+                Error::from_pg(
+                    format!("could not record table {} on slave \"{}\"", table.full_name(), self.slave),
+                    e,
+                )
             })?;
         let name = (table.schema.clone(), table.name.clone());
         self.copied.insert(name, Copied { trigger_oid: table.trigger_oid, snapshot, rows });

@@ -1,6 +1,7 @@
 //! What ends a wait: the order to stop, and news on the master.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,26 +60,37 @@ impl Default for Stop {
 
 /// The sessions that may hang in a statement (behind a lock, say) when the order to stop comes.
 #[derive(Clone, Default)]
-pub struct Cancels(Arc<Mutex<Vec<CancelToken>>>);
+pub struct Cancels(Arc<Mutex<HashMap<u64, CancelToken>>>);
+
+/// Takes a session from the list when it ends.
+pub struct Cancelable(Cancels, u64);
 
 impl Cancels {
-    pub fn add(&self, token: CancelToken) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(token);
-    }
-
-    /// The sessions have ended.
-    pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    #[must_use]
+    pub fn add(&self, token: CancelToken) -> Cancelable {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, token);
+        Cancelable(self.clone(), number)
     }
 
     /// Cancels what they run. A request is taken before authentication, so it needs no encryption; what a server
     /// refuses all the same ends with our process.
     pub fn cancel(&self) {
-        for token in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let tokens: Vec<CancelToken> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for token in tokens {
             if let Err(e) = token.cancel_query(NoTls) {
                 log::debug!("could not cancel a statement: {e}");
             }
         }
+    }
+}
+
+impl Drop for Cancelable {
+    fn drop(&mut self) {
+        let Cancelable(cancels, number) = self;
+        cancels.0.lock().unwrap_or_else(PoisonError::into_inner).remove(number);
     }
 }
 
@@ -95,7 +107,8 @@ impl Waker {
     }
 
     pub fn wake_all(&self) {
-        let full_is_fine = |sender: &Sender<()>| !matches!(sender.try_send(()), Err(TrySendError::Disconnected(())));
+        let full_is_fine =
+            |sender: &Sender<()>| !matches!(sender.try_send(()), Err(TrySendError::Disconnected(())));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(full_is_fine);
     }
 }
@@ -111,12 +124,18 @@ pub fn listen(dsn: &Dsn, waker: &Waker, stop: &Stop) {
         if let Err(e) = listened {
             // Readers meet the same trouble and report it; until then their timer wakes them.
             log::debug!("could not listen on the master: {e:#}");
-            stop.wait(backoff.next());
+            stop.wait(backoff.delay());
         }
     }
 }
 
-fn listen_until(dsn: &Dsn, waker: &Waker, glance: Duration, stop: &Stop, backoff: &mut Backoff) -> Result<()> {
+fn listen_until(
+    dsn: &Dsn,
+    waker: &Waker,
+    glance: Duration,
+    stop: &Stop,
+    backoff: &mut Backoff,
+) -> Result<()> {
     let failed = |e| Error::from_pg("could not listen for news of the master", e);
     let mut client = session::connect_master(dsn, "listen")?;
     client.batch_execute("listen replicas").map_err(failed)?;

@@ -1,0 +1,117 @@
+//! The reader on a thread of its own, so that reading overlaps applying.
+//!
+//! In: a position, and a target or none. Out: parts of batches through a bounded channel. The thread ends when the
+//! feed is dropped, at the target, or with the first error, which is the last thing that comes out.
+
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Sender};
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::position::{Position, Target};
+use crate::reader::{Limits, Part, Reader};
+use crate::session;
+use crate::wake::{Cancels, Stop, Waker};
+
+/// Parts under way; with their size this bounds the memory of a slave.
+const PARTS_MAX: usize = 2;
+
+/// What all parts of a running agent share.
+#[derive(Clone)]
+pub struct Context {
+    pub config: Config,
+    pub stop: Stop,
+    pub cancels: Cancels,
+    pub waker: Waker,
+}
+
+#[derive(Debug)]
+pub enum Item {
+    Part(Part),
+    /// All there was has been handed on.
+    Level,
+    /// All up to the target has been handed on.
+    Target,
+}
+
+pub struct Feed {
+    items: Receiver<Result<Item>>,
+    stop: Stop,
+    /// Dropped with the feed, which wakes the reader from its sleep.
+    _quit: Sender<()>,
+}
+
+impl Feed {
+    /// Starts to read for these slaves.
+    pub fn start(
+        context: &Context,
+        slaves: &[&str],
+        position: Position,
+        target: Option<Target>,
+    ) -> Result<Feed> {
+        let (sender, items) = bounded(PARTS_MAX);
+        let (quit, quitted) = bounded(0);
+        let news = if target.is_none() { context.waker.subscribe() } else { never() };
+        let slaves: Vec<String> = slaves.iter().map(|&s| s.to_owned()).collect();
+        let thread_context = context.clone();
+        std::thread::Builder::new()
+            .name("reader".to_owned())
+            .spawn(move || {
+                let read = read(&thread_context, &slaves, position, target, &sender, &news, &quitted);
+                if let Err(e) = read {
+                    // Nobody there to hear it: the feed was dropped.
+                    sender.send(Err(e)).ok();
+                }
+            })
+            .map_err(|e| Error::new(Kind::Apply, "could not start a thread").source(e))?;
+        Ok(Feed { items, stop: context.stop.clone(), _quit: quit })
+    }
+
+    /// The next item; `None` when it does not come in time.
+    pub fn next(&self, timeout: Duration) -> Result<Option<Item>> {
+        let received = select! {
+            recv(self.items) -> item => item.map_err(|_| RecvTimeoutError::Disconnected),
+            recv(self.stop.receiver()) -> _ => return Err(Error::new(Kind::Stopped, "asked to stop")),
+            default(timeout) => return Ok(None),
+        };
+        match received {
+            Ok(item) => item.map(Some),
+            Err(_) => Err(Error::new(Kind::Apply, "the reader ended without a word")),
+        }
+    }
+}
+
+fn read(
+    context: &Context,
+    slaves: &[String],
+    mut position: Position,
+    target: Option<Target>,
+    items: &Sender<Result<Item>>,
+    news: &Receiver<()>,
+    quit: &Receiver<()>,
+) -> Result<()> {
+    let agent = &context.config.agent;
+    let client = session::connect_master(&context.config.master.dsn, "read")?;
+    let _cancelable = context.cancels.add(client.cancel_token());
+    let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
+    let limits = Limits { rows: agent.batch_rows, bytes: agent.batch_bytes };
+    let mut reader = Reader::new(client, context.config.agent_name(), &names, limits)?;
+    let hand_on =
+        |item| items.send(Ok(item)).map_err(|_| Error::new(Kind::Stopped, "nobody takes what is read"));
+    loop {
+        if reader.read(&mut position, target.as_ref(), &mut |part| hand_on(Item::Part(part)))? {
+            continue;
+        }
+        if target.is_some() {
+            return hand_on(Item::Target);
+        }
+        hand_on(Item::Level)?;
+        select! {
+            recv(news) -> _ => {}
+            recv(quit) -> _ => return Ok(()),
+            // What cannot notify (a prepared transaction) is found by the timer.
+            default(agent.timer) => {}
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One slave by itself: its start, its stream, what new tables need. `group` uses the same steps for its members.
+//!
+//! In: the configuration of a slave. Out: the slave follows the master until it is told to stop, or has reached the
+//! target of `once`. An error stops this slave only: it is reported, and tried again after a while.
+
+use std::time::Instant;
+
+use crate::applier::Applied;
+use crate::commit::SlaveSession;
+use crate::config::{Initial, Slave};
+use crate::control::Control;
+use crate::copy::copy_table;
+use crate::error::{Error, Kind, Result};
+use crate::feed::{Context, Feed, Item};
+use crate::pipeline::Mode;
+use crate::position::{Position, Target};
+use crate::report::{ErrorLog, Reporter, State};
+use crate::retry::{self, Backoff};
+
+/// How often a standby asks whether it is its turn.
+const STANDBY: std::time::Duration = std::time::Duration::from_secs(3);
+/// `once` gives up when a connection fails so often in a row.
+pub const ONCE_ATTEMPTS: u32 = 3;
+
+/// A slave with its session while it is served.
+pub struct Member {
+    pub session: SlaveSession,
+    pub reporter: Reporter,
+    pub initial: Initial,
+    /// Committed on the slave.
+    pub position: Position,
+}
+
+/// Why a stream ended without an error.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    Target,
+    /// Tables are there that the slave does not have.
+    NewTables,
+}
+
+impl Member {
+    /// Connects to the slave.
+    pub fn open(context: &Context, slave: &Slave) -> Result<Self> {
+        Ok(Member {
+            session: SlaveSession::open(slave, context.config.agent_name(), &context.cancels)?,
+            reporter: Reporter::new(&slave.name),
+            initial: slave.initial,
+            position: Position::start(),
+        })
+    }
+
+    /// After recovery: finds the position, or takes the first one.
+    pub fn start(&mut self, control: &mut Control) -> Result<()> {
+        let name = self.session.name.clone();
+        if let Some(standing) = self.session.standing()? {
+            let state = control.recognise(&name, &standing)?;
+            self.session.set_timeline(state.id.timeline);
+            control.ensure_registered(&name, &standing.position)?;
+            self.position = standing.position;
+            log::info!("slave \"{name}\": stands at log id {}, batch {}", self.position.rank, standing.batch);
+            return Ok(());
+        }
+        // First the log is kept for it, then the position is taken: nothing is dropped in between.
+        let floor = control.state()?.now.into();
+        control.register(&name, &floor)?;
+        let state = control.state()?;
+        self.position = match self.initial {
+            Initial::Oldest => Position::start(),
+            Initial::Copy | Initial::Current => state.now.clone().into(),
+        };
+        control.register(&name, &self.position)?;
+        self.session.first_position(&state.id, &self.position)?;
+        log::info!("slave \"{name}\": begins at log id {}", self.position.rank);
+        Ok(())
+    }
+
+    /// Copies the tables that are captured and not yet here.
+    pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        let captured = control.captured()?;
+        for table in self.session.tables.settle(&mut self.session.client, &captured)? {
+            self.reporter.state(control, State::Copying)?;
+            let SlaveSession { client, name, .. } = &mut self.session;
+            let agent = context.config.agent_name();
+            let copied = copy_table(&mut control.client, client, agent, name, &table, &context.stop)?;
+            self.session.tables.add_copied(&table, copied.snapshot.parse()?, copied.rows);
+        }
+        Ok(())
+    }
+
+    /// The stream named this table, which the slave does not have.
+    pub fn settle_unknown(
+        &mut self,
+        context: &Context,
+        control: &mut Control,
+        schema: &str,
+        name: &str,
+    ) -> Result<()> {
+        self.copy_new_tables(context, control)?;
+        if !self.session.tables.has(schema, name) {
+            self.session.tables.settle_gone(&mut self.session.client, schema, name)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the stream from the slave's position on, to the target or until something else is to be done.
+    pub fn stream(
+        &mut self,
+        context: &Context,
+        control: &mut Control,
+        target: Option<&Target>,
+    ) -> Result<Ended> {
+        let name = self.session.name.clone();
+        let timer = context.config.agent.timer;
+        let feed = Feed::start(context, &[&name], self.position.clone(), target.cloned())?;
+        let mut looked = Instant::now();
+        let mut open = false;
+        loop {
+            let timeout = self.reporter.due().map_or(timer, |due| due.min(timer));
+            match feed.next(timeout)? {
+                Some(Item::Part(part)) => {
+                    open = true;
+                    if let Applied::UnknownTable { schema, name } =
+                        self.session.apply(&part.chunks, &context.stop)?
+                    {
+                        self.settle_unknown(context, control, &schema, &name)?;
+                        return Ok(Ended::NewTables);
+                    }
+                    if let Some(end) = part.end {
+                        open = false;
+                        let conflicts = self.commit(&end.position)?;
+                        log::debug!(
+                            "slave \"{name}\": batch {}, {conflicts} conflicts, {}",
+                            self.session.batch,
+                            end.position
+                        );
+                        self.reporter.moved(control, &end.position, end.more)?;
+                    }
+                }
+                Some(Item::Level) => self.reporter.level(control)?,
+                Some(Item::Target) => {
+                    if let Some(target) = target {
+                        self.move_to(target)?;
+                        self.reporter.moved(control, &self.position, false)?;
+                    }
+                    return Ok(Ended::Target);
+                }
+                None => {}
+            }
+            self.reporter.tick(control)?;
+            if !open && looked.elapsed() >= timer {
+                looked = Instant::now();
+                self.session.recover(&mut |_| Ok(true))?;
+                if !self.session.tables.complete(&control.captured()?) {
+                    self.copy_new_tables(context, control)?;
+                    return Ok(Ended::NewTables);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, position: &Position) -> Result<u64> {
+        self.session.prepare(position, self.session.batch + 1)?;
+        let conflicts = self.session.commit()?;
+        self.position = position.clone();
+        Ok(conflicts)
+    }
+
+    /// All up to the target is applied: says so, even if there was nothing to apply.
+    fn move_to(&mut self, target: &Target) -> Result<()> {
+        let mut position: Position = target.clone().into();
+        if position.rank <= self.position.rank {
+            (position.rank, position.last_xid) = (self.position.rank, self.position.last_xid);
+        }
+        position.last_ts = self.position.last_ts.clone();
+        if position != self.position {
+            self.commit(&position)?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves one slave until told to stop, or to the target of `once`.
+pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
+    let mut backoff = Backoff::new();
+    let mut errors = ErrorLog::default();
+    let mut attempts = 0;
+    let name = &slave.name;
+    loop {
+        let mut control = None;
+        let began = Instant::now();
+        let Err(e) = serve(context, slave, mode, &mut control) else { return Ok(()) };
+        if context.stop.is_set() || e.kind() == Kind::Stopped {
+            log::debug!("slave \"{name}\": {e:#}");
+            report_last(control.as_mut(), name, None);
+            return Ok(());
+        }
+        if e.sqlstate().is_some_and(|state| retry::is_transient(state, e.message()))
+            && attempts < ONCE_ATTEMPTS
+        {
+            log::debug!("slave \"{name}\": trying again at once after: {e:#}");
+            attempts += 1;
+            continue;
+        }
+        report_last(control.as_mut(), name, Some(&e));
+        drop(control);
+        attempts += 1;
+        if mode == Mode::Once && (e.kind() != Kind::Connection || attempts >= ONCE_ATTEMPTS) {
+            return Err(e);
+        }
+        errors.write(name, &e);
+        if began.elapsed() > Backoff::LAST {
+            backoff.reset();
+            attempts = 0;
+        }
+        if context.stop.wait(backoff.delay()) {
+            return Ok(());
+        }
+    }
+}
+
+/// One life of the sessions; the control session is left to the caller, who may have an error to report.
+fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Control>) -> Result<()> {
+    let control = control.insert(Control::open(&context.config, &context.cancels)?);
+    if !stand_by(context, control, &slave.name, mode)? {
+        return Ok(());
+    }
+    let mut member = Member::open(context, slave)?;
+    member.session.recover(&mut |_| Ok(true))?;
+    member.start(control)?;
+    member.reporter.state(control, State::CatchingUp)?;
+    member.copy_new_tables(context, control)?;
+    let target = match mode {
+        Mode::Run => None,
+        Mode::Once => Some(control.state()?.now),
+    };
+    while member.stream(context, control, target.as_ref())? != Ended::Target {}
+    member.reporter.state(control, State::Stopped)
+}
+
+/// Waits until it is our turn; false when told to stop before.
+pub fn stand_by(context: &Context, control: &mut Control, slave: &str, mode: Mode) -> Result<bool> {
+    let whom = if slave.is_empty() { "the slaves".to_owned() } else { format!("slave \"{slave}\"") };
+    let mut told = false;
+    while !control.elect(slave)? {
+        if mode == Mode::Once {
+            return Err(Error::new(Kind::Refused, format!("another agent serves {whom}"))
+                .hint("Leave the work to it, or stop it first."));
+        }
+        if !std::mem::replace(&mut told, true) {
+            log::info!("another agent serves {whom}: standing by");
+        }
+        if context.stop.wait(STANDBY) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The last word of a life. The session may be the very thing that failed.
+pub fn report_last(control: Option<&mut Control>, slave: &str, error: Option<&Error>) {
+    let Some(control) = control else { return };
+    let state = if error.is_some() { "error" } else { "stopped" };
+    if let Err(e) = control.report(slave, state, None, error) {
+        log::debug!("slave \"{slave}\": {e:#}");
+    }
+}
