@@ -149,8 +149,9 @@ pub fn check(config: &Config) -> Report {
     }
     let mut servers = Vec::new();
     for slave in &config.slaves {
-        let checked = connect_slave(slave)
-            .and_then(|mut client| check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report));
+        let checked = connect_slave(slave).and_then(|mut client| {
+            check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report)
+        });
         match checked {
             Err(e) => report.failed(&e),
             Ok(server) => {
@@ -175,7 +176,9 @@ pub fn preflight(master: &mut Client, slave: &mut Client, config: &Config, which
 /// Slaves on one server share its prepared transactions.
 fn enough_prepared(servers: &[(&Slave, Server)], report: &mut Report) {
     for (i, (slave, server)) in servers.iter().enumerate() {
-        let same = |other: &&(&Slave, Server)| other.1.system_identifier == server.system_identifier && other.0.two_phase;
+        let same = |other: &&(&Slave, Server)| {
+            other.1.system_identifier == server.system_identifier && other.0.two_phase
+        };
         if !slave.two_phase || servers[..i].iter().any(|other| same(&other)) {
             continue;
         }
@@ -230,11 +233,15 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
         ),
         Some(_) => {}
     }
-    let lacking: Vec<String> = master.query_one(include_str!("sql/agent_rights.sql"), &[]).map_err(failed)?.get(0);
+    let lacking: Vec<String> =
+        master.query_one(include_str!("sql/agent_rights.sql"), &[]).map_err(failed)?.get(0);
     if !lacking.is_empty() {
         report.error(
             format!("master: role \"{}\" may not use the log: {} lacking", server.user, lacking.join(", ")),
-            format!("Run as superuser: SELECT pyreplica.allow_agent({})", quote::literal(&quote::ident(&server.user))),
+            format!(
+                "Run as superuser: SELECT pyreplica.allow_agent({})",
+                quote::literal(&quote::ident(&server.user))
+            ),
         );
     }
     for row in master.query(include_str!("sql/disabled_triggers.sql"), &[]).map_err(failed)? {
@@ -247,7 +254,9 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
     for row in master.query(include_str!("sql/missing_truncate.sql"), &[]).map_err(failed)? {
         let table: String = row.get(0);
         report.warning(
-            format!("master: table {table} has no trigger for TRUNCATE: a TRUNCATE of it alone is not replicated"),
+            format!(
+                "master: table {table} has no trigger for TRUNCATE: a TRUNCATE of it alone is not replicated"
+            ),
             "TRUNCATE the table above it instead, or remove it with pyreplica.remove_table and add it again.",
         );
     }
@@ -264,26 +273,41 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
                 format!("Run ALTER TABLE {} ADD PRIMARY KEY (...).", table.quoted()),
             );
         }
-        let Some(shape) = shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name) else {
+        let Some(shape) =
+            shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name)
+        else {
             continue;
         };
         if shape.unlogged {
             report.error(
-                format!("master: table {name} is captured but unlogged: a crash empties it, and not the slaves"),
+                format!(
+                    "master: table {name} is captured but unlogged: a crash empties it, and not the slaves"
+                ),
                 format!("Run ALTER TABLE {} SET LOGGED.", table.quoted()),
             );
         }
-        if !shape.missing_rights.is_empty() {
-            let role = quote::ident(&server.user);
-            report.error(
-                format!("master: role \"{}\" may not read table {name}", server.user),
-                format!(
-                    "Run GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role}.",
-                    quote::ident(&table.schema),
-                    table.quoted()
-                ),
-            );
-        }
+    }
+    let hidden: Vec<_> = tables
+        .iter()
+        .filter(|table| {
+            let same = |shape: &&Shape| shape.schema == table.schema && shape.name == table.name;
+            shapes.iter().find(same).is_some_and(|shape| !shape.missing_rights.is_empty())
+        })
+        .collect();
+    if !hidden.is_empty() {
+        let role = quote::ident(&server.user);
+        let mut schemas: Vec<_> = hidden.iter().map(|table| quote::ident(&table.schema)).collect();
+        schemas.dedup();
+        let names: Vec<_> = hidden.iter().map(|table| table.full_name()).collect();
+        let quoted: Vec<_> = hidden.iter().map(|table| table.quoted()).collect();
+        report.error(
+            format!("master: role \"{}\" may not read captured tables: {}", server.user, names.join(", ")),
+            format!(
+                "Run GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role}.",
+                schemas.join(", "),
+                quoted.join(", ")
+            ),
+        );
     }
     Ok(Some(MasterFacts { server, tables, shapes }))
 }

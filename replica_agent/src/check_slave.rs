@@ -41,27 +41,42 @@ pub(crate) fn check(
             format!("Run there as superuser: {}", replication_role_grant(&server.user)),
         );
     }
-    own_schema(client, &at, &server, report).map_err(failed)?;
-    unread_log(client, &at, report).map_err(failed)?;
-    orphans(client, &at, config.agent_name(), slave, report).map_err(failed)?;
+    // One part that cannot be looked at does not hide the others.
+    let part = |result: std::result::Result<(), postgres::Error>, report: &mut Report| {
+        if let Err(e) = result {
+            report.failed(&failed(e));
+        }
+    };
+    part(own_schema(client, &at, &server, report), report);
+    part(unread_log(client, &at, report), report);
+    part(orphans(client, &at, config.agent_name(), slave, report), report);
     let Some(facts) = facts else { return Ok(server) };
 
-    if server.system_identifier == facts.server.system_identifier && server.database == facts.server.database {
+    if server.system_identifier == facts.server.system_identifier && server.database == facts.server.database
+    {
         report.error(
-            format!("{at} is the master itself: both are database \"{}\" of the same server", server.database),
+            format!(
+                "{at} is the master itself: both are database \"{}\" of the same server",
+                server.database
+            ),
             "Correct the dsn of the slave.",
         );
         return Ok(server);
     }
     if server.encoding != facts.server.encoding && server.encoding != "UTF8" {
         report.warning(
-            format!("{at}: its encoding is {}, that of the master {}", server.encoding, facts.server.encoding),
+            format!(
+                "{at}: its encoding is {}, that of the master {}",
+                server.encoding, facts.server.encoding
+            ),
             "A character that the slave's encoding lacks stops it; create its database with ENCODING 'UTF8'.",
         );
     }
     let shapes = shapes(client, &at, &facts.tables, RIGHTS)?;
     for table in &facts.tables {
-        let of = |shapes: &'_ [Shape]| shapes.iter().position(|s| s.schema == table.schema && s.name == table.name);
+        let of = |shapes: &'_ [Shape]| {
+            shapes.iter().position(|s| s.schema == table.schema && s.name == table.name)
+        };
         match (of(&facts.shapes), of(&shapes)) {
             (Some(on_master), Some(here)) => {
                 compare(table, &facts.shapes[on_master], &shapes[here], &at, &server.user, report);
@@ -73,15 +88,22 @@ pub(crate) fn check(
             (None, _) => {}
         }
     }
-    firing(client, &at, silent, &facts.tables, report).map_err(failed)?;
+    part(firing(client, &at, silent, &facts.tables, report), report);
     if slave.initial == Initial::Copy {
-        filled(client, &at, config.agent_name(), slave, &facts.tables, &shapes, report).map_err(failed)?;
+        part(filled(client, &at, config.agent_name(), slave, &facts.tables, &shapes, report), report);
     }
     Ok(server)
 }
 
 /// The table of the slave must take every row of the master's and find it again by its key.
-fn compare(table: &CapturedTable, on_master: &Shape, here: &Shape, at: &str, user: &str, report: &mut Report) {
+fn compare(
+    table: &CapturedTable,
+    on_master: &Shape,
+    here: &Shape,
+    at: &str,
+    user: &str,
+    report: &mut Report,
+) {
     let name = table.full_name();
     let quoted = table.quoted();
     if !here.is_table() {
@@ -110,7 +132,10 @@ fn compare(table: &CapturedTable, on_master: &Shape, here: &Shape, at: &str, use
                 ),
             ),
             Some(other) if other.generated => report.error(
-                format!("{at}: column \"{}\" of table {name} is generated, that of the master is not", column.name),
+                format!(
+                    "{at}: column \"{}\" of table {name} is generated, that of the master is not",
+                    column.name
+                ),
                 "Make it an ordinary column on the slave.",
             ),
             Some(other) if other.type_name != column.type_name => report.warning(
@@ -136,7 +161,10 @@ fn compare(table: &CapturedTable, on_master: &Shape, here: &Shape, at: &str, use
     if !table.key_columns.is_empty() && !here.has_unique(&table.key_columns) {
         let key: Vec<_> = table.key_columns.iter().map(|column| quote::ident(column)).collect();
         report.error(
-            format!("{at}: table {name} has no primary key or unique index on ({})", table.key_columns.join(", ")),
+            format!(
+                "{at}: table {name} has no primary key or unique index on ({})",
+                table.key_columns.join(", ")
+            ),
             format!("Run there: ALTER TABLE {quoted} ADD PRIMARY KEY ({}).", key.join(", ")),
         );
     }
@@ -173,7 +201,11 @@ fn own_schema(
 }
 
 /// A restored dump of the master keeps the capturing triggers: local writes there fill a log that nobody reads.
-fn unread_log(client: &mut Client, at: &str, report: &mut Report) -> std::result::Result<(), postgres::Error> {
+fn unread_log(
+    client: &mut Client,
+    at: &str,
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
     if let Some(row) = client.query_opt(include_str!("sql/own_log_size.sql"), &[])? {
         let size: String = row.get(0);
         report.warning(
@@ -221,9 +253,10 @@ fn firing(
     let enabled = if silent { "AR" } else { "OA" };
     for row in client.query(include_str!("sql/firing.sql"), &[&schemas, &names, &enabled])? {
         let (kind, name, table): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let verb = if silent { "ENABLE" } else { "DISABLE" };
         report.warning(
-            format!("{at}: {kind} {name} on table {table} fires for replicated changes"),
-            format!("If that is not wanted: ALTER TABLE {table} ENABLE {kind} {name} (without ALWAYS or REPLICA)."),
+            format!("{at}: {} {name} on table {table} fires for replicated changes", kind.to_lowercase()),
+            format!("If that is not wanted: ALTER TABLE {table} {verb} {kind} {name}."),
         );
     }
     Ok(())
@@ -241,12 +274,12 @@ fn filled(
 ) -> std::result::Result<(), postgres::Error> {
     let readable: bool = client
         .query_one(
-            "select to_regclass('pyreplica_agent.copied_table') is not null
-                and has_table_privilege(to_regclass('pyreplica_agent.copied_table'), 'SELECT')",
+            "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                             where n.nspname = 'pyreplica_agent' and c.relname = 'copied_table'
+                               and has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT'))",
             &[],
         )?
-        .get::<_, Option<bool>>(0)
-        .unwrap_or(false);
+        .get(0);
     let copied: Vec<(String, String)> = if readable {
         client
             .query(
@@ -261,7 +294,10 @@ fn filled(
     };
     for table in tables {
         let known = here.iter().any(|shape| {
-            shape.schema == table.schema && shape.name == table.name && shape.is_table() && shape.missing_rights.is_empty()
+            shape.schema == table.schema
+                && shape.name == table.name
+                && shape.is_table()
+                && shape.missing_rights.is_empty()
         });
         if !known || copied.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
             continue;

@@ -20,6 +20,7 @@ use postgres::error::SqlState;
 use postgres::{Client, CopyInWriter, CopyOutReader, IsolationLevel, Transaction};
 
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::quote;
 use crate::wake::Stop;
 
@@ -125,6 +126,7 @@ pub fn copy_table(
         &[&agent, &slave_name, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
     )
     .map_err(on_slave)?;
+    failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave)?;
     from.commit().map_err(on_master)?;
     log::info!("slave \"{slave_name}\": copied table {name}: {}", sent.summary());
@@ -258,13 +260,16 @@ struct Sent {
 
 impl Sent {
     fn summary(&self) -> String {
-        let seconds = self.took.as_secs_f64().max(0.001);
-        format!(
-            "{} rows, {:.1} MB in {seconds:.1} s ({:.0} rows/s)",
-            self.rows,
-            self.bytes as f64 / 1e6,
-            self.rows as f64 / seconds
-        )
+        let (rows, seconds) = (self.rows, self.took.as_secs_f64());
+        let megabytes = self.bytes as f64 / 1e6;
+        // A rate over a moment says nothing.
+        match seconds > 0.1 {
+            true => format!(
+                "{rows} rows, {megabytes:.1} MB in {seconds:.1} s ({:.0} rows/s)",
+                rows as f64 / seconds
+            ),
+            false => format!("{rows} rows, {megabytes:.1} MB"),
+        }
     }
 }
 

@@ -219,21 +219,48 @@ fn connect_host(dsn: &Dsn, host: &Host, place: &str, purpose: &str) -> Result<Cl
 
 /// Adds what to do next where the cause alone does not say it.
 fn explain(dsn: &Dsn, place: &str, e: postgres::Error) -> Error {
-    let code = e.code().cloned();
+    let Some(code) = e.code().cloned() else {
+        return explain_unanswered(place, &e);
+    };
     let error = Error::from_pg(place, e).with_kind(Kind::Connection);
     match code {
-        Some(SqlState::INVALID_PASSWORD) => {
+        SqlState::INVALID_PASSWORD => {
             error.hint("Correct the password in the dsn, PGPASSWORD or the password file.")
         }
-        Some(SqlState::INVALID_CATALOG_NAME) => error.hint(format!(
-            "Create it with CREATE DATABASE {}, or correct dbname in the dsn.",
-            quote::ident(&dsn.dbname)
-        )),
-        Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+        SqlState::INVALID_CATALOG_NAME => {
+            let create = format!("CREATE DATABASE {}", quote::ident(&dsn.dbname));
+            error.hint(format!("Create it with {create}, or correct dbname in the dsn."))
+        }
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             error.hint("Create the role, or add a line for it to pg_hba.conf of that server and reload it.")
         }
         _ => error,
     }
+}
+
+/// An error that did not come from the server. OpenSSL tells the same thing several times over.
+fn explain_unanswered(place: &str, e: &postgres::Error) -> Error {
+    let mut text = format!("{place}: {e}");
+    let mut cause = std::error::Error::source(e);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(&format!(": {more}"));
+        }
+        cause = error.source();
+    }
+    let hint = if text.contains("certificate verify failed") {
+        "The certificate of the server must be signed by one in sslrootcert and, with sslmode=verify-full, name the host."
+    } else if text.contains("does not support TLS") {
+        "Set ssl = on in postgresql.conf of that server, or choose another sslmode."
+    } else if text.contains("password missing") {
+        "Put the password into the dsn, PGPASSWORD or the password file."
+    } else if text.contains("error connecting to server") {
+        "Is the server running there, and does it accept connections on that port?"
+    } else {
+        return Error::new(Kind::Connection, text);
+    };
+    Error::new(Kind::Connection, text).hint(hint)
 }
 
 enum Failure {

@@ -43,12 +43,19 @@ impl Shape {
 
     /// Whether some unique index has exactly these columns, in whatever order.
     pub fn has_unique(&self, key: &[String]) -> bool {
-        self.unique.iter().any(|unique| unique.len() == key.len() && unique.iter().all(|name| key.contains(name)))
+        self.unique
+            .iter()
+            .any(|unique| unique.len() == key.len() && unique.iter().all(|name| key.contains(name)))
     }
 }
 
 /// The shapes of those tables that exist, `rights` being those to ask for.
-pub fn shapes(client: &mut Client, what: &str, tables: &[CapturedTable], rights: &[&str]) -> Result<Vec<Shape>> {
+pub fn shapes(
+    client: &mut Client,
+    what: &str,
+    tables: &[CapturedTable],
+    rights: &[&str],
+) -> Result<Vec<Shape>> {
     let schemas: Vec<_> = tables.iter().map(|table| table.schema.as_str()).collect();
     let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
     let context = |e| Error::from_pg(format!("could not read the catalogs of {what}"), e);

@@ -62,7 +62,8 @@ pub struct OnSlave {
 
 /// Asks everybody.
 pub fn read(config: &Config) -> Status {
-    let master = connect_master(&config.master.dsn, "status").and_then(|mut master| on_master(&mut master, config));
+    let master =
+        connect_master(&config.master.dsn, "status").and_then(|mut master| on_master(&mut master, config));
     let (mut known, master_error) = match master {
         Ok(known) => (known, None),
         Err(e) => (Vec::new(), Some(format!("{e:#}"))),
@@ -74,7 +75,12 @@ pub fn read(config: &Config) -> Status {
             Ok(found) => (Some(found), None),
             Err(e) => (None, Some(format!("{e:#}"))),
         };
-        SlaveStatus { name: slave.name.clone(), on_master: row.map(|i| known.swap_remove(i).1), on_slave, slave_error }
+        SlaveStatus {
+            name: slave.name.clone(),
+            on_master: row.map(|i| known.swap_remove(i).1),
+            on_slave,
+            slave_error,
+        }
     });
     Status { agent: config.agent_name().to_owned(), slaves: slaves.collect(), master_error }
 }
@@ -108,7 +114,7 @@ fn on_master(master: &mut Client, config: &Config) -> Result<Vec<(String, OnMast
 fn on_slave(client: &mut Client, config: &Config, slave: &Slave) -> Result<OnSlave> {
     let context = |e| Error::from_pg(format!("could not read the position of slave \"{}\"", slave.name), e);
     let there: bool = client
-        .query_one("select to_regclass('pyreplica_agent.position') is not null", &[])
+        .query_one("select to_regnamespace('pyreplica_agent') is not null", &[])
         .map_err(context)?
         .get(0);
     if !there {
@@ -138,7 +144,8 @@ impl Status {
 
     pub fn to_json(&self) -> String {
         // Text and numbers only: nothing in it can fail to become JSON.
-        let mut json = serde_json::to_string_pretty(self).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+        let mut json =
+            serde_json::to_string_pretty(self).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
         json.push('\n');
         json
     }
@@ -150,13 +157,15 @@ impl fmt::Display for Status {
         if let Some(e) = &self.master_error {
             writeln!(f, "master: {e}")?;
         }
-        let mut lines = vec![["slave", "state", "since", "behind", "delay", "position", "conflicts"].map(String::from)];
+        let mut lines =
+            vec![["slave", "state", "since", "behind", "delay", "position", "conflicts"].map(String::from)];
         lines.extend(self.slaves.iter().map(SlaveStatus::line));
         let widths: Vec<usize> = (0..lines[0].len())
             .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
             .collect();
         for line in &lines {
-            let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let cells: Vec<_> =
+                line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;
         }
         for slave in &self.slaves {
@@ -190,7 +199,9 @@ impl SlaveStatus {
         if let Some(e) = &self.slave_error {
             writeln!(f, "{}: {e}", self.name)?;
         }
-        if let Some((row, e)) = self.on_master.as_ref().and_then(|row| row.last_error.as_ref().map(|e| (row, e))) {
+        if let Some((row, e)) =
+            self.on_master.as_ref().and_then(|row| row.last_error.as_ref().map(|e| (row, e)))
+        {
             let since = row.error_since.as_deref().unwrap_or("?");
             let state = row.sqlstate.as_ref().map(|state| format!(" (SQLSTATE {state})")).unwrap_or_default();
             writeln!(f, "{}: since {since}: {e}{state}", self.name)?;
@@ -201,7 +212,11 @@ impl SlaveStatus {
         match &self.on_slave {
             Some(there) if there.position.is_none() => writeln!(f, "{}: not copied yet", self.name)?,
             Some(there) if there.prepared > 0 => {
-                writeln!(f, "{}: {} of our transactions prepared and not settled", self.name, there.prepared)?;
+                writeln!(
+                    f,
+                    "{}: {} of our transactions prepared and not settled",
+                    self.name, there.prepared
+                )?;
             }
             _ => {}
         }
@@ -211,8 +226,8 @@ impl SlaveStatus {
 
 fn bytes(n: i64) -> String {
     match n {
-        ..10_000 => format!("{n} B"),
-        ..10_000_000 => format!("{} kB", n / 1000),
+        ..=9_999 => format!("{n} B"),
+        10_000..=9_999_999 => format!("{} kB", n / 1000),
         _ => format!("{} MB", n / 1_000_000),
     }
 }

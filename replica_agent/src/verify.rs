@@ -73,13 +73,12 @@ fn verify_slave(
 ) -> Result<bool> {
     let mut equal = true;
     let at = format!("slave \"{}\"", slave.name);
-    let mut pair = Pair { master, slave: client, agent: config.agent_name(), which: slave, stop, stalled: None };
+    let mut pair =
+        Pair { master, slave: client, agent: config.agent_name(), which: slave, stop, stalled: None };
     let on_master = shapes(pair.master, "the master", tables, &[])?;
     let on_slave = shapes(pair.slave, &at, tables, &[])?;
-    let encodings = (
-        Server::read(pair.master, "the master")?.encoding,
-        Server::read(pair.slave, &at)?.encoding,
-    );
+    let encodings =
+        (Server::read(pair.master, "the master")?.encoding, Server::read(pair.slave, &at)?.encoding);
     for table in tables {
         let find = |shapes: &'_ [Shape]| {
             shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name).cloned()
@@ -88,7 +87,9 @@ fn verify_slave(
         let found = match (find(&on_master), find(&on_slave)) {
             (Some(here), Some(there)) => compare(&mut pair, table, &here, &there, &encodings)?,
             (_, None) => Outcome::structure(vec![format!("table {name} does not exist on the slave")]),
-            (None, _) => Outcome::structure(vec![format!("table {name} was dropped on the master meanwhile")]),
+            (None, _) => {
+                Outcome::structure(vec![format!("table {name} was dropped on the master meanwhile")])
+            }
         };
         equal &= found.is_equal();
         for line in found.lines(&format!("{at}, table {name}")) {
@@ -151,7 +152,9 @@ impl Outcome {
 }
 
 fn choose(tables: Vec<CapturedTable>, wanted: &[String]) -> Result<Vec<CapturedTable>> {
-    if let Some(unknown) = wanted.iter().find(|wanted| !tables.iter().any(|table| table.full_name() == **wanted)) {
+    if let Some(unknown) =
+        wanted.iter().find(|wanted| !tables.iter().any(|table| table.full_name() == **wanted))
+    {
         return Err(Error::new(Kind::Usage, format!("table \"{unknown}\" is not captured on the master"))
             .hint("Name it as schema.name; pyreplica.replicated_table lists the captured ones."));
     }

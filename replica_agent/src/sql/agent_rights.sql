@@ -1,13 +1,13 @@
 -- Which of the rights that pyreplica.allow_agent grants the session's role lacks.
 select array(
-    select format('%s on %s', r.privilege, r.object)
-      from (values ('pyreplica.log', 'SELECT'), ('pyreplica.slave_status', 'SELECT'), ('pyreplica.horizon', 'SELECT'),
-                   ('pyreplica.slave', 'SELECT'), ('pyreplica.slave', 'INSERT'), ('pyreplica.slave', 'UPDATE'),
-                   ('pyreplica.slave', 'DELETE'), ('pyreplica.decision', 'SELECT'), ('pyreplica.decision', 'INSERT'),
-                   ('pyreplica.decision', 'DELETE')) r(object, privilege)
-     where not has_table_privilege(r.object, r.privilege)
-    union all
-    select 'SELECT on pyreplica.log_id' where not has_sequence_privilege('pyreplica.log_id', 'SELECT')
+    select format('%s on %s', string_agg(p.privilege, ', ' order by p.ord), r.object)
+      from (values ('pyreplica.log', array['SELECT']), ('pyreplica.slave_status', array['SELECT']),
+                   ('pyreplica.horizon', array['SELECT']), ('pyreplica.log_id', array['SELECT']),
+                   ('pyreplica.slave', array['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
+                   ('pyreplica.decision', array['SELECT', 'INSERT', 'DELETE'])) r(object, privileges)
+           cross join unnest(r.privileges) with ordinality p(privilege, ord)
+     where not has_table_privilege(r.object, p.privilege)
+     group by r.object
     union all
     select format('EXECUTE on %s', r.function)
       from (values ('pyreplica.rotate_log()'), ('pyreplica.flush_wal()'),

@@ -1,19 +1,18 @@
 -- Whether the agent's schema is there, and what the session's role lacks to use it, or to create it.
-select to_regnamespace('pyreplica_agent') is not null,
-       case when to_regnamespace('pyreplica_agent') is null
+select s.oid is not null,
+       case when s.oid is null
             then array(select 'CREATE on the database' where not has_database_privilege(current_database(), 'CREATE'))
-            else array(select format('%s on %s', r.privilege, r.object)
-                         from (select c.oid, format('%I.%I', n.nspname, c.relname) as object, p.privilege
-                                 from pg_class c
-                                 join pg_namespace n on n.oid = c.relnamespace
-                                 cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p(privilege)
-                                where n.nspname = 'pyreplica_agent' and c.relkind = 'r') r
-                        where not has_table_privilege(r.oid, r.privilege)
-                       union all
-                       select 'USAGE on schema pyreplica_agent'
-                        where not has_schema_privilege('pyreplica_agent', 'USAGE')
-                       union all
-                       select 'CREATE on schema pyreplica_agent'
-                        where to_regclass('pyreplica_agent.position') is null
-                          and not has_schema_privilege('pyreplica_agent', 'CREATE'))
+            when not has_schema_privilege(s.oid, 'USAGE')
+            then array['USAGE on the schema']
+            when not exists (select from pg_class where relnamespace = s.oid and relname = 'position')
+            then array(select 'CREATE on the schema' where not has_schema_privilege(s.oid, 'CREATE'))
+            else array(select format('%s on %I', string_agg(p.privilege, ', ' order by p.ord), c.relname)
+                         from pg_class c
+                         cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE'])
+                              with ordinality p(privilege, ord)
+                        where c.relnamespace = s.oid and c.relkind = 'r'
+                          and not has_table_privilege(c.oid, p.privilege)
+                        group by c.relname
+                        order by c.relname)
        end
+  from (values (to_regnamespace('pyreplica_agent'))) s(oid)

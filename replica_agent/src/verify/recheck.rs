@@ -23,7 +23,12 @@ pub(super) struct Settled {
     pub undecided: u64,
 }
 
-pub(super) fn settle(pair: &mut Pair, on_master: &Query, on_slave: &Query, keys: Vec<Key>) -> Result<Settled> {
+pub(super) fn settle(
+    pair: &mut Pair,
+    on_master: &Query,
+    on_slave: &Query,
+    keys: Vec<Key>,
+) -> Result<Settled> {
     let mut settled = Settled::default();
     if keys.is_empty() {
         return Ok(settled);
@@ -100,7 +105,10 @@ pub(super) fn wait_until_passed(pair: &mut Pair) -> Result<bool> {
         let position = position(pair)?;
         let behind: i64 = pair
             .master
-            .query_one(include_str!("../sql/missing_transactions.sql"), &[&rank, &snapshot, &position.0, &position.1])
+            .query_one(
+                include_str!("../sql/missing_transactions.sql"),
+                &[&rank, &snapshot, &position.0, &position.1],
+            )
             .map_err(on_master)?
             .get(0);
         if behind == 0 {
@@ -136,7 +144,7 @@ fn position(pair: &mut Pair) -> Result<(i64, String)> {
     };
     let known: bool = pair
         .slave
-        .query_one("select to_regclass('pyreplica_agent.position') is not null", &[])
+        .query_one("select to_regnamespace('pyreplica_agent') is not null", &[])
         .map_err(|e| Error::from_pg(format!("could not read the position of {at}"), e))?
         .get(0);
     if !known {

@@ -49,7 +49,10 @@ impl Query {
         Query {
             table: format!("{}.{}", shape.schema, shape.name),
             columns: columns.to_vec(),
-            key: key_columns.iter().filter_map(|key| columns.iter().position(|column| column == key)).collect(),
+            key: key_columns
+                .iter()
+                .filter_map(|key| columns.iter().position(|column| column == key))
+                .collect(),
             from: format!("{only}{}", quote::qualified(&shape.schema, &shape.name)),
             list: columns.iter().map(text).collect::<Vec<_>>().join(", "),
             order: key_columns.iter().map(ordered).collect::<Vec<_>>().join(", "),
@@ -66,7 +69,10 @@ impl Query {
     }
 
     pub fn key_of(&self, row: &Row) -> Result<Key> {
-        self.key.iter().map(|i| Ok(value(row, *i)?.map(|v| String::from_utf8_lossy(v).into_owned()))).collect()
+        self.key
+            .iter()
+            .map(|i| Ok(value(row, *i)?.map(|v| String::from_utf8_lossy(v).into_owned())))
+            .collect()
     }
 
     /// As PostgreSQL writes keys: (a, b)=(1, 2).
@@ -111,7 +117,10 @@ impl Query {
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> FromSql<'a> for Bytes<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Bytes(raw))
     }
 

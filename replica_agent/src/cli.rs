@@ -1,0 +1,201 @@
+//! The command line: what can be typed, and which part of the agent each command is.
+//!
+//! In: arguments. Out: text on stdout, an exit status. Parsing has no effects; `run` has them all.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::config::{Config, Slave};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::{self, Mode};
+use crate::wake::Stop;
+use crate::{check, recopy, signals, status, verify};
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  done, or stopped by SIGTERM or SIGINT
+  1  stopped on an error, a difference or a failed check
+  2  usage or configuration
+
+Environment:
+  RUST_LOG  what is logged, as in RUST_LOG=replica_agent=debug; wins over --verbose and --quiet
+  PG*       defaults for what a dsn leaves open, as in libpq (PGHOST, PGUSER, PGPASSFILE, ...)";
+
+/// Applies the log of a PyReplica master to its slaves.
+#[derive(Parser, Debug)]
+#[command(name = "replica_agent", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", default_value = "agent.toml", global = true)]
+    pub config: PathBuf,
+
+    /// Log each batch, and more
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+
+    /// Log warnings and errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Replicate until stopped (the default)
+    Run,
+    /// Apply all that was committed when it started, then exit
+    Once,
+    /// Verify configuration, connections, privileges and tables; report every problem at once, each with its cure
+    Check,
+    /// Make the initial copy of a slave again: empty its captured tables and fill them from the master
+    Copy {
+        /// Only this slave; all of them without it
+        #[arg(long, value_name = "NAME")]
+        slave: Option<String>,
+    },
+    /// Compare master and slaves row by row, also while they replicate; exit 1 on a difference
+    Verify {
+        /// Only this slave
+        #[arg(long, value_name = "NAME")]
+        slave: Option<String>,
+        /// Only this table, as schema.name; can be given again
+        #[arg(long, value_name = "SCHEMA.NAME")]
+        table: Vec<String>,
+    },
+    /// Show where each slave stands, how far behind it is, and what stops it
+    Status {
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Cli {
+    pub fn log_level(&self) -> LevelFilter {
+        match (self.verbose, self.quiet, &self.command) {
+            (true, _, _) => LevelFilter::Debug,
+            (_, true, _) => LevelFilter::Warn,
+            // What they find goes to stdout, and nothing else is news.
+            (_, _, Some(Command::Check | Command::Status { .. })) => LevelFilter::Error,
+            (_, _, Some(Command::Verify { .. })) => LevelFilter::Warn,
+            _ => LevelFilter::Info,
+        }
+    }
+}
+
+/// Does what was asked for.
+pub fn run(cli: &Cli) -> Result<ExitCode> {
+    let config = Config::load(&cli.config)?;
+    let stop = Stop::new();
+    let command = cli.command.clone().unwrap_or(Command::Run);
+    if !matches!(command, Command::Check | Command::Status { .. }) {
+        signals::listen(&stop)?;
+    }
+    match command {
+        Command::Run => ended(pipeline::run(&config, Mode::Run, &stop)),
+        Command::Once => ended(pipeline::run(&config, Mode::Once, &stop)),
+        Command::Check => {
+            let report = check::check(&config);
+            print(&report.to_string())?;
+            Ok(passed(report.is_ok()))
+        }
+        Command::Copy { slave } => {
+            for slave in chosen(&config, slave.as_deref())? {
+                recopy::recopy(&config, slave, &stop)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { slave, table } => {
+            let slaves = chosen(&config, slave.as_deref())?;
+            let equal =
+                verify::verify(&config, &slaves, &table, &stop, &mut |line| print(&format!("{line}\n")))?;
+            Ok(passed(equal))
+        }
+        Command::Status { json } => {
+            let status = status::read(&config);
+            print(&if json { status.to_json() } else { status.to_string() })?;
+            Ok(passed(status.is_readable()))
+        }
+    }
+}
+
+/// Being told to stop is a good end for what runs until it is told.
+fn ended(result: Result<()>) -> Result<ExitCode> {
+    match result {
+        Err(e) if e.kind() != Kind::Stopped => Err(e),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn passed(ok: bool) -> ExitCode {
+    if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The exit status for an error; of a command that was to come to an end, being stopped is one too.
+pub fn exit_code(e: &Error) -> ExitCode {
+    ExitCode::from(e.exit_code().max(1))
+}
+
+fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Slave>> {
+    match name {
+        Some(name) => Ok(vec![config.slave(name)?]),
+        None => Ok(config.slaves.iter().collect()),
+    }
+}
+
+/// To stdout; that the reader has gone (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Refused, "could not write to the standard output").source(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> std::result::Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["replica_agent"], args].concat())
+    }
+
+    #[test]
+    fn the_contract() {
+        Cli::command().debug_assert();
+        let cli = parse(&["--config", "a.toml"]).unwrap();
+        assert!(cli.command.is_none() && cli.config.as_os_str() == "a.toml");
+        assert!(matches!(
+            parse(&["--config=a.toml", "status", "--json"]).unwrap().command,
+            Some(Command::Status { json: true })
+        ));
+        assert!(parse(&["once", "--config", "a.toml"]).is_ok());
+        assert!(parse(&["verify", "--slave", "x", "--table", "a.b", "--table", "c.d"]).is_ok());
+        for wrong in [&["runn"][..], &["--confg", "x"], &["status", "--table", "x"], &["-v", "-q"]] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_command_and_status() {
+        let help = Cli::command().render_long_help().to_string();
+        for word in
+            ["run", "once", "check", "copy", "verify", "status", "--config", "Exit status", "  2  usage"]
+        {
+            assert!(help.contains(word), "{word} is missing in\n{help}");
+        }
+    }
+}
