@@ -173,8 +173,9 @@ impl Applier {
                     n => only_one(n),
                 }
             }
-            Change::Truncate { restart_identity, .. } => {
-                let relations: Vec<&Relation> = wanted.iter().map(|&r| decoder.relation(r)).collect();
+            Change::Truncate { partition, restart_identity, .. } => {
+                let emptied = partition.as_ref().map_or(wanted, std::slice::from_ref);
+                let relations: Vec<&Relation> = emptied.iter().map(|&r| decoder.relation(r)).collect();
                 self.truncate(client, &relations, *restart_identity)
             }
             Change::Statement { sql, search_path, .. } => {

@@ -57,8 +57,10 @@ pub enum Change<'a> {
         relation: usize,
         key: Vec<Value<'a>>,
     },
+    /// With a partition only that one of the (one) relation is emptied; it has its own name.
     Truncate {
         relations: Vec<usize>,
+        partition: Option<usize>,
         restart_identity: bool,
     },
     Statement {
@@ -179,12 +181,21 @@ impl<'a> Decoder<'a> {
 
     fn truncate(&mut self) -> Result<Change<'a>> {
         let flags = self.varint()?;
-        if flags > 1 {
+        if flags > 3 {
             return Err(self.malformed("unknown flag of truncate"));
         }
         let count = self.number(self.relations.len() + 1)?;
-        let relations = (0..count).map(|_| self.relation_number()).collect::<Result<_>>()?;
-        Ok(Change::Truncate { relations, restart_identity: flags & 1 == 1 })
+        let relations: Vec<usize> = (0..count).map(|_| self.relation_number()).collect::<Result<_>>()?;
+        let restart_identity = flags & 1 != 0;
+        if flags & 2 == 0 {
+            return Ok(Change::Truncate { relations, partition: None, restart_identity });
+        }
+        match relations[..] {
+            [root, partition] => {
+                Ok(Change::Truncate { relations: vec![root], partition: Some(partition), restart_identity })
+            }
+            _ => Err(self.malformed("truncate of a partition does not name two relations")),
+        }
     }
 
     fn statement(&mut self) -> Result<Change<'a>> {

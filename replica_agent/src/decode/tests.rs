@@ -37,9 +37,10 @@ fn describe(decoder: &Decoder, change: &Change) -> String {
         Change::Delete { relation: r, key } => {
             format!("delete {} key {}", name(*r), pairs(*r, &decoder.relation(*r).key, key))
         }
-        Change::Truncate { relations, restart_identity } => {
+        Change::Truncate { relations, partition, restart_identity } => {
             let names = relations.iter().map(|&r| name(r)).collect::<Vec<_>>().join(" ");
-            format!("truncate {names}{}", if *restart_identity { " restart identity" } else { "" })
+            let partition = partition.map(|p| format!("{} of ", name(p))).unwrap_or_default();
+            format!("truncate {partition}{names}{}", if *restart_identity { " restart identity" } else { "" })
         }
         Change::Statement { sql, search_path, role } => {
             let [sql, path, role] = [sql, search_path, role].map(|s| value(Some(s.as_bytes())));
@@ -93,7 +94,10 @@ fn cut_payloads() {
     for (name, payload, changes) in golden() {
         for length in 0..payload.len() {
             if let Ok(some) = decode(&payload[..length]) {
-                assert!(changes.iter().map(|c| c.to_string()).collect::<Vec<_>>().starts_with(&some), "{name}");
+                assert!(
+                    changes.iter().map(|c| c.to_string()).collect::<Vec<_>>().starts_with(&some),
+                    "{name}"
+                );
             }
         }
     }

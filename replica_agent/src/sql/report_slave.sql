@@ -2,8 +2,8 @@
 -- A slave that was given up stays so until it is registered anew.
 insert into pyreplica.slave as s
        (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since)
-values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7, $8, $9,
-        case when $7 is not null then clock_timestamp() end)
+values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7::text, $8, $9,
+        case when $7::text is not null then clock_timestamp() end)
 on conflict (agent, name) do update
    set state = excluded.state,
        state_since = case when s.state = excluded.state then s.state_since else clock_timestamp() end,
