@@ -63,13 +63,12 @@ pub(crate) fn check(
         );
         return Ok(server);
     }
-    if server.encoding != facts.server.encoding && server.encoding != "UTF8" {
+    // UTF8 takes every character and SQL_ASCII every byte; but not every byte is a character.
+    let (theirs, ours) = (facts.server.encoding.as_str(), server.encoding.as_str());
+    if theirs != ours && (theirs == "SQL_ASCII" || !matches!(ours, "UTF8" | "SQL_ASCII")) {
         report.warning(
-            format!(
-                "{at}: its encoding is {}, that of the master {}",
-                server.encoding, facts.server.encoding
-            ),
-            "A character that the slave's encoding lacks stops it; create its database with ENCODING 'UTF8'.",
+            format!("{at}: its encoding is {ours}, that of the master {theirs}"),
+            "Text that the slave's encoding cannot hold stops it; create its database with the master's encoding.",
         );
     }
     let shapes = shapes(client, &at, &facts.tables, RIGHTS)?;
@@ -293,17 +292,16 @@ fn filled(
         Vec::new()
     };
     for table in tables {
-        let known = here.iter().any(|shape| {
-            shape.schema == table.schema
-                && shape.name == table.name
-                && shape.is_table()
-                && shape.missing_rights.is_empty()
-        });
-        if !known || copied.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
+        let shape = here.iter().find(|shape| shape.schema == table.schema && shape.name == table.name);
+        let Some(shape) = shape.filter(|shape| shape.is_table() && shape.missing_rights.is_empty()) else {
+            continue;
+        };
+        if copied.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
             continue;
         }
-        let holds: bool =
-            client.query_one(&format!("select exists (select from {})", table.quoted()), &[])?.get(0);
+        let holds: bool = client
+            .query_one(&format!("select exists (select from {}{})", shape.only(), table.quoted()), &[])?
+            .get(0);
         if holds {
             report.error(
                 format!("{at}: table {} already holds rows, and initial is \"copy\"", table.full_name()),

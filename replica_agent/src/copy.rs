@@ -97,9 +97,9 @@ pub fn copy_table(
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
     let columns = columns(&mut from, table).map_err(on_master)?;
 
-    refuse_missing(slave, table, slave_name)?;
+    let only = only_if_plain(slave, table, slave_name)?;
     let mut to = begin_locked(slave, table, Side::Slave, stop, &on_slave)?;
-    refuse_filled(&mut to, table, slave_name)?;
+    refuse_filled(&mut to, only, table, slave_name)?;
 
     let source = if table.partitioned {
         format!("(select {columns} from {})", table.quoted())
@@ -192,7 +192,8 @@ fn columns(from: &mut Transaction, table: &CapturedTable) -> std::result::Result
     Ok(names.join(", "))
 }
 
-fn refuse_missing(slave: &mut Client, table: &CapturedTable, slave_name: &str) -> Result<()> {
+/// `only ` for an ordinary table, whose inheritance children are tables of their own; an error if it is none.
+fn only_if_plain(slave: &mut Client, table: &CapturedTable, slave_name: &str) -> Result<&'static str> {
     let kind: Option<i8> = slave
         .query_opt(
             "select c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -207,7 +208,8 @@ fn refuse_missing(slave: &mut Client, table: &CapturedTable, slave_name: &str) -
         })?
         .map(|row| row.get(0));
     match kind.map(|kind| kind as u8) {
-        Some(b'r' | b'p') => Ok(()),
+        Some(b'r') => Ok("only "),
+        Some(b'p') => Ok(""),
         Some(_) => Err(Error::new(
             Kind::Refused,
             format!("\"{}\" on slave \"{slave_name}\" is not a table", table.full_name()),
@@ -223,9 +225,9 @@ fn refuse_missing(slave: &mut Client, table: &CapturedTable, slave_name: &str) -
 }
 
 /// Rows that were there before would collide with the copy or, worse, stay beside it.
-fn refuse_filled(to: &mut Transaction, table: &CapturedTable, slave_name: &str) -> Result<()> {
+fn refuse_filled(to: &mut Transaction, only: &str, table: &CapturedTable, slave_name: &str) -> Result<()> {
     let filled: bool = to
-        .query_one(&format!("select exists (select from {})", table.quoted()), &[])
+        .query_one(&format!("select exists (select from {only}{})", table.quoted()), &[])
         .map_err(|e| {
             Error::from_pg(
                 format!("could not read table \"{}\" on slave \"{slave_name}\"", table.full_name()),

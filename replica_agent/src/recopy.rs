@@ -16,8 +16,10 @@ use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::{report_last, Member};
+use crate::quote;
 use crate::report::State;
 use crate::session::{cancel_on_stop, Canceller};
+use crate::shape::shapes;
 use crate::tables::Tables;
 use crate::wake::{Cancels, Stop, Waker};
 
@@ -87,9 +89,12 @@ fn lock_out(control: &mut Control, config: &Config, slave: &str) -> Result<()> {
 
 fn empty(client: &mut Client, agent: &str, slave: &str, tables: &[CapturedTable]) -> Result<()> {
     let failed = |e| Error::from_pg(format!("could not empty the tables of slave \"{slave}\""), e);
+    let names: Vec<_> = shapes(client, &format!("slave \"{slave}\""), tables, &[])?
+        .iter()
+        .map(|shape| format!("{}{}", shape.only(), quote::qualified(&shape.schema, &shape.name)))
+        .collect();
     let mut transaction = client.transaction().map_err(failed)?;
-    if !tables.is_empty() {
-        let names: Vec<_> = tables.iter().map(CapturedTable::quoted).collect();
+    if !names.is_empty() {
         transaction.batch_execute(&format!("truncate table {}", names.join(", "))).map_err(|e| {
             let referenced = e.code().is_some_and(|state| state.code() == "0A000");
             match referenced {

@@ -37,6 +37,15 @@ impl Shape {
         matches!(self.kind, 'r' | 'p')
     }
 
+    /// What stands before its name in a statement: rows of inheritance children are not its own.
+    pub fn only(&self) -> &'static str {
+        if self.kind == 'p' {
+            ""
+        } else {
+            "only "
+        }
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }

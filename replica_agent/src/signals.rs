@@ -24,10 +24,7 @@ pub fn listen(stop: &Stop) -> Result<()> {
                     log::warn!("stopped by a second signal");
                     std::process::exit(1);
                 }
-                _ => {
-                    log::info!("stopping");
-                    stop.set();
-                }
+                _ => stop.set(),
             }
         }
     });

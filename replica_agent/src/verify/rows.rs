@@ -45,7 +45,6 @@ impl Query {
                 true => format!("{} = ${}::text", text(name), i + 1),
             }
         };
-        let only = if shape.kind == 'p' { "" } else { "only " };
         Query {
             table: format!("{}.{}", shape.schema, shape.name),
             columns: columns.to_vec(),
@@ -53,7 +52,7 @@ impl Query {
                 .iter()
                 .filter_map(|key| columns.iter().position(|column| column == key))
                 .collect(),
-            from: format!("{only}{}", quote::qualified(&shape.schema, &shape.name)),
+            from: format!("{}{}", shape.only(), quote::qualified(&shape.schema, &shape.name)),
             list: columns.iter().map(text).collect::<Vec<_>>().join(", "),
             order: key_columns.iter().map(ordered).collect::<Vec<_>>().join(", "),
             find: key_columns.iter().enumerate().map(found).collect::<Vec<_>>().join(" and "),
