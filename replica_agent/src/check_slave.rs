@@ -291,6 +291,7 @@ fn filled(
     } else {
         Vec::new()
     };
+    let mut filled = Vec::new();
     for table in tables {
         let shape = here.iter().find(|shape| shape.schema == table.schema && shape.name == table.name);
         let Some(shape) = shape.filter(|shape| shape.is_table() && shape.missing_rights.is_empty()) else {
@@ -303,11 +304,15 @@ fn filled(
             .query_one(&format!("select exists (select from {}{})", shape.only(), table.quoted()), &[])?
             .get(0);
         if holds {
-            report.error(
-                format!("{at}: table {} already holds rows, and initial is \"copy\"", table.full_name()),
-                "TRUNCATE it there, or run \"replica_agent copy\", which empties all captured tables, or set initial = \"current\" if both sides are in step.",
-            );
+            filled.push(table.full_name());
         }
+    }
+    if !filled.is_empty() {
+        report.error(
+            format!("{at}: initial is \"copy\", and these tables already hold rows: {}", filled.join(", ")),
+            "TRUNCATE them there, or run \"replica_agent copy\", which empties all captured tables, or set \
+             initial = \"current\" if both sides are in step.",
+        );
     }
     Ok(())
 }

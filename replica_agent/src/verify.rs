@@ -45,15 +45,15 @@ pub fn verify(
     let tables = choose(captured_tables(&mut master)?, wanted)?;
     let mut equal = true;
     for slave in slaves {
-        let at = format!("slave \"{}\"", slave.name);
-        let mut client = connect_slave(slave)?;
-        prepare(&mut client, &at)?;
-        let cancellers =
-            vec![Canceller::new(&config.master.dsn, &master)?, Canceller::new(&slave.dsn, &client)?];
-        equal &= cancel_on_stop(stop, cancellers, || {
-            verify_slave(config, slave, &mut master, &mut client, &tables, stop, out)
-        })
-        .map_err(|e| if stop.is_set() { stopped() } else { e })?;
+        match verify_slave(config, slave, &mut master, &tables, stop, out) {
+            Ok(same) => equal &= same,
+            Err(_) if stop.is_set() => return Err(stopped()),
+            // The others can be compared all the same.
+            Err(e) => {
+                out(&e.report())?;
+                equal = false;
+            }
+        }
     }
     Ok(equal)
 }
@@ -66,15 +66,25 @@ fn verify_slave(
     config: &Config,
     slave: &Slave,
     master: &mut Client,
-    client: &mut Client,
     tables: &[CapturedTable],
     stop: &Stop,
     out: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<bool> {
+    let mut client = connect_slave(slave)?;
+    prepare(&mut client, &format!("slave \"{}\"", slave.name))?;
+    let cancellers = vec![Canceller::new(&config.master.dsn, master)?, Canceller::new(&slave.dsn, &client)?];
+    let agent = config.agent_name();
+    let mut pair = Pair { master, slave: &mut client, agent, which: slave, stop, stalled: None };
+    cancel_on_stop(stop, cancellers, || compare_all(&mut pair, tables, out))
+}
+
+fn compare_all(
+    pair: &mut Pair,
+    tables: &[CapturedTable],
+    out: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<bool> {
     let mut equal = true;
-    let at = format!("slave \"{}\"", slave.name);
-    let mut pair =
-        Pair { master, slave: client, agent: config.agent_name(), which: slave, stop, stalled: None };
+    let at = format!("slave \"{}\"", pair.which.name);
     let on_master = shapes(pair.master, "the master", tables, &[])?;
     let on_slave = shapes(pair.slave, &at, tables, &[])?;
     let encodings =
@@ -85,7 +95,7 @@ fn verify_slave(
         };
         let name = table.full_name();
         let found = match (find(&on_master), find(&on_slave)) {
-            (Some(here), Some(there)) => compare(&mut pair, table, &here, &there, &encodings)?,
+            (Some(here), Some(there)) => compare(pair, table, &here, &there, &encodings)?,
             (_, None) => Outcome::structure(vec![format!("table {name} does not exist on the slave")]),
             (None, _) => {
                 Outcome::structure(vec![format!("table {name} was dropped on the master meanwhile")])
