@@ -127,6 +127,7 @@ struct Level {
     nest: i32,
     segments: usize,
     bytes: usize,
+    chunks: usize,
     relations: u32,
     totals: Totals,
 }
@@ -182,6 +183,7 @@ impl Buffer {
             nest,
             segments: self.segments.len(),
             bytes: last.bytes.len(),
+            chunks: last.chunks.len(),
             relations: last.relations,
             totals: self.totals,
         });
@@ -204,7 +206,7 @@ impl Buffer {
             let serial = self.next_serial();
             if let Some(last) = self.segments.last_mut() {
                 last.bytes.truncate(level.bytes);
-                last.chunks.retain(|&c| c <= level.bytes);
+                last.chunks.truncate(level.chunks);
                 last.runs.retain(|r| r.spilled || r.start < level.bytes);
                 last.relations = level.relations;
                 last.serial = serial;
@@ -483,7 +485,8 @@ impl Buffer {
         }
         let first = self.first_of_level();
         for outer in 1..depth {
-            let deeper = self.runs_back().take_while(|&at| at.0 >= first && self.run(at).depth > outer).last();
+            let deeper =
+                self.runs_back().take_while(|&at| at.0 >= first && self.run(at).depth > outer).last();
             if let Some((segment, run)) = deeper.filter(|&at| at.1 > 0 && !self.run(at).spilled) {
                 self.split(segment, run);
             }

@@ -222,7 +222,8 @@ impl Capture {
         loop {
             let mut open = self.buffer.open(truncate.place);
             truncate.start = open.start;
-            let relations: Vec<u32> = truncate.tables.iter().map(|(_, t)| t.introduce(&mut open, [])).collect();
+            let relations: Vec<u32> =
+                truncate.tables.iter().map(|(_, t)| t.introduce(&mut open, [])).collect();
             let flags = if truncate.restart == Some(true) { encode::TRUNCATE_RESTART } else { 0 };
             encode::truncate(open.bytes, flags, &relations);
             let start = truncate.start;

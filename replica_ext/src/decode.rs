@@ -14,6 +14,7 @@ pub struct Malformed {
 
 #[derive(Debug, Clone)]
 pub struct Relation<'a> {
+    #[cfg_attr(not(test), allow(dead_code))] // the golden tests write it anew
     pub oid: u32,
     pub schema: &'a [u8],
     pub name: &'a [u8],
@@ -36,12 +37,35 @@ pub type Value<'a> = Option<&'a [u8]>;
 pub enum Message<'a> {
     /// Introduces a relation or a column; no change.
     Introduction,
-    Insert { relation: usize, new: Vec<Value<'a>> },
-    Update { relation: usize, key: Vec<Value<'a>>, changed: Vec<Changed<'a>> },
-    KeyUpdate { relation: usize, key: Vec<Value<'a>>, new: Vec<Value<'a>>, old: Vec<(usize, Value<'a>)> },
-    Delete { relation: usize, key: Vec<Value<'a>> },
-    Truncate { restart_identity: bool, partitions: bool, relations: Vec<usize> },
-    Statement { sql: &'a [u8], search_path: &'a [u8], role: &'a [u8] },
+    Insert {
+        relation: usize,
+        new: Vec<Value<'a>>,
+    },
+    Update {
+        relation: usize,
+        key: Vec<Value<'a>>,
+        changed: Vec<Changed<'a>>,
+    },
+    KeyUpdate {
+        relation: usize,
+        key: Vec<Value<'a>>,
+        new: Vec<Value<'a>>,
+        old: Vec<(usize, Value<'a>)>,
+    },
+    Delete {
+        relation: usize,
+        key: Vec<Value<'a>>,
+    },
+    Truncate {
+        restart_identity: bool,
+        partitions: bool,
+        relations: Vec<usize>,
+    },
+    Statement {
+        sql: &'a [u8],
+        search_path: &'a [u8],
+        role: &'a [u8],
+    },
 }
 
 #[derive(Debug, PartialEq)]
@@ -128,19 +152,18 @@ impl<'a> Messages<'a> {
             }
             tag::TRUNCATE => {
                 let flags = self.number()?;
-                let relations =
-                    (0..self.count(self.relations.len())?).map(|_| self.relation()).collect::<Result<_, _>>()?;
+                let relations = (0..self.count(self.relations.len())?)
+                    .map(|_| self.relation())
+                    .collect::<Result<_, _>>()?;
                 Message::Truncate {
                     restart_identity: flags & encode::TRUNCATE_RESTART != 0,
                     partitions: flags & encode::TRUNCATE_PARTITIONS != 0,
                     relations,
                 }
             }
-            tag::STATEMENT => Message::Statement {
-                sql: self.string()?,
-                search_path: self.string()?,
-                role: self.string()?,
-            },
+            tag::STATEMENT => {
+                Message::Statement { sql: self.string()?, search_path: self.string()?, role: self.string()? }
+            }
             _ => return Err(Malformed { offset: self.at - 1, what: "unknown message" }),
         };
         Ok(Some(message))

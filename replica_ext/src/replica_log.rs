@@ -8,8 +8,7 @@ use crate::decode::{Malformed, Message, Messages, Relation, Value};
 use crate::error;
 use crate::pg::{session::Pinned, types};
 
-type LogRow =
-    (i32, Option<String>, String, Option<JsonB>, Option<JsonB>, Option<JsonB>, String);
+type LogRow = (i32, Option<String>, String, Option<JsonB>, Option<JsonB>, Option<JsonB>, String);
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the columns of the SQL function
@@ -61,7 +60,15 @@ fn row(n: i32, message: &Message, relations: &[Relation]) -> LogRow {
             let sql =
                 format!("INSERT INTO {} ({}) VALUES ({})", table.name(), names.join(", "), values.join(", "));
             let key: Vec<(usize, Value)> = table.0.key.iter().map(|&k| (k, new[k])).collect();
-            (n, Some(table.name()), "INSERT".into(), Some(table.json(&key)), Some(table.json(&all)), None, sql)
+            (
+                n,
+                Some(table.name()),
+                "INSERT".into(),
+                Some(table.json(&key)),
+                Some(table.json(&all)),
+                None,
+                sql,
+            )
         }
         Message::Update { relation, key, changed } => {
             let table = Table(&relations[*relation]);
@@ -187,10 +194,18 @@ fn quote(name: &[u8]) -> String {
     let name = text(name);
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-    if plain { name } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if plain {
+        name
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }

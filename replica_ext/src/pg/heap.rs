@@ -208,8 +208,7 @@ fn read_sequence(oid: Oid) -> SequenceData {
 pub fn sequence_is_at_start(oid: Oid) -> bool {
     // SAFETY: a row of pg_sequence exists for each sequence; the form is read before the tuple is released.
     let start = unsafe {
-        let tuple =
-            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::SEQRELID as i32, Datum::from(oid));
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::SEQRELID as i32, Datum::from(oid));
         if tuple.is_null() {
             return false;
         }

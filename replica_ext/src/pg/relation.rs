@@ -107,7 +107,8 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
             context,
         };
         let descriptor = (*relation).rd_att;
-        for (attribute, attr) in (*descriptor).attrs.as_slice((*descriptor).natts as usize).iter().enumerate() {
+        for (attribute, attr) in (*descriptor).attrs.as_slice((*descriptor).natts as usize).iter().enumerate()
+        {
             if attr.attisdropped || attr.attgenerated != 0 {
                 continue;
             }
@@ -198,7 +199,7 @@ pub fn owned_sequences_restarted(relation: Oid) -> Option<bool> {
     unsafe {
         let list = pg_sys::getOwnedSequences(relation);
         let sequences = (0..pg_sys::list_length(list)).map(|i| pg_sys::list_nth_oid(list, i));
-        sequences.map(|s| super::heap::sequence_is_at_start(s)).reduce(|a, b| a && b)
+        sequences.map(super::heap::sequence_is_at_start).reduce(|a, b| a && b)
     }
 }
 

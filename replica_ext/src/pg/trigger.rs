@@ -106,9 +106,7 @@ impl Call<'_> {
         // what the trigger fires for. The tuples are copies with their headers.
         unsafe {
             match self.event() {
-                Event::Delete => {
-                    tuple::ended_by(self.old_tuple()).unwrap_or_else(super::session::command_id)
-                }
+                Event::Delete => tuple::ended_by(self.old_tuple()).unwrap_or_else(super::session::command_id),
                 _ => tuple::written_by(self.new_tuple()),
             }
         }

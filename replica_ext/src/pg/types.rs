@@ -25,7 +25,10 @@ pub enum Encoder {
     /// By the type's send function.
     Send(FunctionInfo),
     /// By the type's output function; `pinned` when its text depends on settings.
-    Output { function: FunctionInfo, pinned: bool },
+    Output {
+        function: FunctionInfo,
+        pinned: bool,
+    },
 }
 
 /// What PostgreSQL knows of a function, and the function's own cache; it writes there when called.

@@ -5,8 +5,8 @@
 
 use std::cell::{Cell, RefCell};
 
-use pgrx::pg_sys::{self, Oid};
 use pgrx::pg_guard;
+use pgrx::pg_sys::{self, Oid};
 
 use crate::capture;
 

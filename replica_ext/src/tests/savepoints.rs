@@ -1,0 +1,58 @@
+//! Savepoints, exception blocks, and transactions larger than the buffer.
+
+use pgrx::prelude::*;
+
+use super::{captured, log_of};
+
+#[pg_schema]
+pub mod tests {
+    use super::*;
+
+    const WITH_ROLLBACKS: &str = "
+        do $$ begin
+            for i in 1 .. 2000 loop
+                insert into t values (i, 'kept');
+                begin
+                    insert into t values (-i, 'rolled back');
+                    if i % 2 = 0 then raise exception 'undo'; end if;
+                exception when raise_exception then null;
+                end;
+            end loop;
+        end $$";
+
+    #[pg_test]
+    fn what_was_rolled_back_is_not_logged() {
+        captured("t", "id int primary key, v text");
+        assert_eq!(log_of(WITH_ROLLBACKS).len(), 3000);
+    }
+
+    #[pg_test]
+    fn spilling_keeps_order_and_rollbacks() {
+        captured("t", "id int primary key, v text");
+        let log = log_of(&format!("set pyreplica.buffer_size = 64; {WITH_ROLLBACKS}"));
+        assert_eq!(log.len(), 3000);
+        assert_eq!(log[2], "INSERT INTO public.t (id, v) VALUES (2, 'kept')");
+        let chunks = "select max(chunks) = count(*) and count(*) filter (where final) = 1 and count(*) > 5
+                        from pyreplica.log";
+        assert_eq!(Spi::get_one::<bool>(chunks), Ok(Some(true)));
+    }
+
+    #[pg_test]
+    fn a_parents_changes_survive_the_rollback_of_a_child_that_spilled() {
+        captured("t", "id int primary key, v text");
+        let log = log_of(
+            "set pyreplica.buffer_size = 64;
+             do $$ begin
+                insert into t values (0, 'parent');
+                begin
+                    insert into t select i, repeat('child', 20) from generate_series(1, 5000) i;
+                    raise exception 'undo';
+                exception when raise_exception then null;
+                end;
+                insert into t values (1, 'after');
+             end $$",
+        );
+        let values = |v| format!("INSERT INTO public.t (id, v) VALUES ({v})");
+        assert_eq!(log, [values("0, 'parent'"), values("1, 'after'")]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Which tables can be captured, under which name, and by whom.
+
+use pgrx::prelude::*;
+
+use super::{captured, log_of};
+
+#[pg_schema]
+pub mod tests {
+    use super::*;
+
+    #[pg_test]
+    fn odd_names_and_dropped_and_generated_columns() {
+        Spi::run("create schema \"Sch äma\"").expect("schema");
+        captured(
+            "\"Sch äma\".\"T \"\"q\"\"\"",
+            "gone int, \"Id\" int primary key, \"ünicode col\" text, g int generated always as (7) stored",
+        );
+        let log = log_of(
+            "alter table \"Sch äma\".\"T \"\"q\"\"\" drop column gone;
+             insert into \"Sch äma\".\"T \"\"q\"\"\" values (1, 'x')",
+        );
+        assert_eq!(
+            log,
+            ["INSERT INTO \"Sch äma\".\"T \"\"q\"\"\" (\"Id\", \"ünicode col\") VALUES (1, 'x')"]
+        );
+    }
+
+    #[pg_test]
+    fn a_table_may_be_altered_between_two_rows() {
+        captured("t", "id int primary key, v int");
+        let log = log_of(
+            "insert into t values (1, 1);
+             alter table t add w text default 'd', alter v type text using 'n' || v;
+             insert into t values (2, 'b', 'c'); update t set v = 'z' where id = 1",
+        );
+        assert_eq!(
+            log,
+            [
+                "INSERT INTO public.t (id, v) VALUES (1, 1)",
+                "INSERT INTO public.t (id, v, w) VALUES (2, 'b', 'c')",
+                "UPDATE public.t SET v = 'z' WHERE id = 1",
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn a_table_dropped_by_the_transaction_that_wrote_it_is_logged_all_the_same() {
+        captured("t", "id int primary key");
+        assert_eq!(log_of("insert into t values (1); drop table t").len(), 1);
+    }
+
+    #[pg_test]
+    fn partitions_log_under_the_name_of_the_root() {
+        Spi::run(
+            "create table p (id int primary key) partition by range (id);
+                  create table p1 partition of p for values from (0) to (10);
+                  select pyreplica.add_table('p');
+                  create table p2 partition of p for values from (10) to (20)",
+        )
+        .expect("partitions");
+        let log = log_of("insert into p values (1); update p set id = 11; truncate p2; truncate p");
+        assert_eq!(
+            log,
+            [
+                "INSERT INTO public.p (id) VALUES (1)",
+                "DELETE FROM public.p WHERE id = 1",
+                "INSERT INTO public.p (id) VALUES (11)",
+                "TRUNCATE public.p2",
+                "TRUNCATE public.p",
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn the_widest_table() {
+        let columns: Vec<String> = (1..1600).map(|i| format!("c{i} int")).collect();
+        captured("wide", &format!("id int primary key, {}", columns.join(", ")));
+        let log = log_of("insert into wide (id, c1599) values (1, 2); update wide set c800 = 3");
+        assert_eq!(log[1], "UPDATE public.wide SET c800 = 3 WHERE id = 1");
+        let bytes = "select octet_length(payload) from pyreplica.log order by id desc limit 1";
+        assert!(Spi::get_one::<i32>(bytes).expect("query").expect("a row") < 8000);
+    }
+
+    #[pg_test(error = "table public.t has no primary key")]
+    fn no_primary_key() {
+        captured("t", "id int");
+    }
+
+    #[pg_test(error = "table public.t is already replicated")]
+    fn added_twice() {
+        captured("t", "id int primary key");
+        Spi::run("select pyreplica.add_table('t')").expect("unreachable");
+    }
+
+    #[pg_test(error = "pg_class is a system catalog")]
+    fn a_catalog() {
+        Spi::run("select pyreplica.add_table('pg_class')").expect("unreachable");
+    }
+
+    #[pg_test(error = "must be owner of table t")]
+    fn only_the_owner_adds_a_table() {
+        Spi::run("create table t (id int primary key); create role somebody; set role somebody")
+            .expect("role");
+        Spi::run("select pyreplica.add_table('public.t')").expect("unreachable");
+    }
+
+    #[pg_test(error = "cannot log a change of table \"public.t\": it has no primary key")]
+    fn a_change_that_cannot_be_logged_does_not_happen() {
+        captured("t", "id int primary key");
+        Spi::run("alter table t drop constraint t_pkey; insert into t values (1)").expect("unreachable");
+    }
+
+    #[pg_test]
+    fn a_writer_without_rights_on_the_log_is_captured() {
+        captured("t", "id int primary key");
+        Spi::run("create role writer; grant insert on t to writer").expect("role");
+        assert_eq!(log_of("set role writer; insert into t values (1); reset role").len(), 1);
+    }
+
+    #[pg_test]
+    fn removing_a_table_leaves_nothing() {
+        captured("t", "id int primary key");
+        Spi::run("select pyreplica.remove_table('t')").expect("it was added");
+        let left = "select count(*) from pg_trigger where tgrelid = 't'::regclass";
+        assert_eq!(Spi::get_one::<i64>(left), Ok(Some(0)));
+    }
+}
