@@ -311,3 +311,24 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
     }
     Ok(Some(MasterFacts { server, tables, shapes }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_all_and_counts() {
+        let mut report = Report::default();
+        report.passed.push("master: fine".into());
+        report.warning("w", "");
+        report.error("first", "Do this.");
+        report.error("second", "");
+        assert_eq!(
+            report.to_string(),
+            "master: fine\nWARNING:  w\nERROR:  first\nHINT:  Do this.\nERROR:  second\n2 errors, 1 warning\n"
+        );
+        assert!(!report.is_ok());
+        let e = report.into_result().unwrap_err();
+        assert_eq!((e.message(), e.hint_text()), ("first", Some("Do this.")));
+    }
+}

@@ -339,5 +339,4 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

@@ -12,6 +12,7 @@ pub mod failpoint;
 pub mod config;
 pub mod dsn;
 mod pgpass;
+mod tls;
 pub mod session;
 pub mod position;
 pub mod decode;
