@@ -58,11 +58,17 @@ if [ -n "$missing" ]; then
             ;;
         *) conf= ;;
     esac
-    as_root apt-get update -qq
+    output=$(mktemp)
     # shellcheck disable=SC2086  # one word per package
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o Dpkg::Use-Pty=0 $missing >/dev/null
+    { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0 $missing; } >"$output" 2>&1 || failed=yes
     [ -z "$conf" ] || as_root rm -f "$conf"
+    if [ "${failed:-}" = yes ]; then
+        cat "$output" >&2
+        say "could not install$missing" >&2
+        exit 1
+    fi
+    rm -f "$output"
 fi
 
 if [ "$1" = all ] && [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $PGRX" ]; then

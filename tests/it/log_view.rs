@@ -7,6 +7,7 @@ fn it_reads_like_the_statements() {
     let trio = Setup::new(
         "create table t (id int primary key, v text); create table \"Odd\" (\"K\" text primary key)",
     )
+    .slaves(1)
     .build();
     let mut session = trio.master.session();
     session.run("set pyreplica.origin = 'elsewhere'");

@@ -43,7 +43,9 @@ fn a_long_transaction_delays_only_itself() {
 /// Writers of one row wait for each other; their changes must apply in the order in which they committed.
 #[test]
 fn transactions_that_waited_for_each_other_keep_their_order() {
-    let mut trio = Trio::start("create table t (id int primary key, v text); insert into t values (1, '')");
+    let mut trio = Trio::start("create table t (id int primary key, v text)");
+    trio.master.run("insert into t values (1, '')");
+    trio.catch_up();
     trio.agent.stop();
     std::thread::scope(|scope| {
         for writer in 0..4 {

@@ -63,6 +63,7 @@ fn the_owner_of_a_table_may_add_and_remove_it() {
 fn who_was_granted_to_may_queue_statements() {
     role("p_queuer", "");
     let mut trio = Setup::new("create table t (id int primary key)").build();
+    trio.catch_up();
     trio.master.run("grant insert on pyreplica.replica_log to p_queuer");
     let mut queuer = trio.master.session_of("p_queuer");
     queuer.run("insert into pyreplica.replica_log (sql) values ('create table public.queued (id int)')");
