@@ -6,6 +6,11 @@ create function pyreplica.flush_wal() returns pg_lsn
     language c as 'MODULE_PATHNAME', 'flush_wal_wrapper';
 comment on function pyreplica.flush_wal() is 'flushes the WAL so that what is visible cannot be lost in a crash';
 
+-- pyreplica.max_log_size in bytes; 0 is no limit.
+create function pyreplica.max_log_bytes() returns bigint
+    language c as 'MODULE_PATHNAME', 'max_log_bytes_wrapper';
+comment on function pyreplica.max_log_bytes() is 'the setting pyreplica.max_log_size in bytes';
+
 -- Empties chunk tables that every slave has passed, and lets writers go on to an empty one when theirs has grown.
 --
 -- A table is emptied only under ACCESS EXCLUSIVE, taken with NOWAIT: a writer keeps its lock to the end of its
@@ -19,7 +24,7 @@ create function pyreplica.rotate_log() returns void
 declare
     -- A table this large is left for the next one. Small enough to stay in memory, large enough to rotate seldom.
     rotate_size constant bigint := 16 * 1024 * 1024;
-    max_size bigint := pg_size_bytes(nullif(current_setting('pyreplica.max_log_size', true), ''));
+    max_size bigint := pyreplica.max_log_bytes();
     log_size bigint;
     current_no int;
     log_table regclass;
@@ -99,7 +104,7 @@ create function pyreplica.behind(rank bigint, snapshot pg_snapshot,
                                  out changes bigint, out bytes bigint, out since timestamptz)
     language sql stable set search_path = pg_catalog, pg_temp as $$
     select coalesce(sum(l.changes), 0),
-           coalesce(sum(case when l.chunks = 1 then octet_length(l.payload) else l.chunks * 8000 end), 0),
+           coalesce(sum(case when l.chunks = 1 then octet_length(l.payload) else l.chunks * 7900 end), 0),
            min(l.ts)
       from pyreplica.log l
      where l.final

@@ -3,8 +3,8 @@
 use pgrx::prelude::*;
 use pgrx::{pg_sys, PgSqlErrorCode, Spi};
 
-use crate::error;
 use crate::pg::session;
+use crate::{error, guc};
 
 #[pg_extern(sql = false)]
 fn add_table(relation: pg_sys::Oid) {
@@ -47,6 +47,12 @@ fn as_extension_owner(relation: pg_sys::Oid, statement: &str) {
     if let Err(e) = done {
         error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("could not change capture: {e}"), "")
     }
+}
+
+/// The limit of the log, for pyreplica.rotate_log.
+#[pg_extern(sql = false)]
+fn max_log_bytes() -> i64 {
+    guc::max_log_bytes()
 }
 
 /// Makes what is visible durable, for the agent.

@@ -18,6 +18,7 @@ use crate::pg::relation::{self, Description, Values};
 use crate::pg::session::{self, Pinned};
 use crate::pg::trigger::{Call, Event};
 use crate::pg::tuple::Row;
+use crate::pg::types;
 use crate::pg::xact;
 use crate::{error, guc};
 
@@ -257,7 +258,7 @@ impl Capture {
                 "INSERT INTO pyreplica.replica_log (sql) VALUES ('...') queues a statement for all slaves.",
             )
         };
-        let role = session::role_name().unwrap_or_default();
+        let role = session::role_name().map_or_else(Vec::new, |n| types::to_utf8(&n).into_owned());
         let search_path = session::search_path();
         xact::register();
         self.buffer.enter(session::nest_level());
@@ -356,7 +357,7 @@ impl Capture {
             ts: heap::now(),
             asynchronous: session::commits_asynchronously(),
             origin: guc::origin(),
-            username: session::role_name().and_then(|n| String::from_utf8(n).ok()),
+            username: session::role_name(),
         }
     }
 }
@@ -367,8 +368,8 @@ struct OpenLog {
     xid: u64,
     ts: i64,
     asynchronous: bool,
-    origin: Option<String>,
-    username: Option<String>,
+    origin: Option<Vec<u8>>,
+    username: Option<Vec<u8>>,
 }
 
 impl OpenLog {

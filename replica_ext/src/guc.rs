@@ -21,7 +21,7 @@ pub fn register() {
         c"Every logged change carries it. Empty for changes made here.",
         &ORIGIN,
         GucContext::Userset,
-        GucFlags::default(),
+        GucFlags::IS_NAME, // a chunk row has room for a name
     );
     GucRegistry::define_int_guc(
         c"pyreplica.buffer_size",
@@ -40,18 +40,21 @@ pub fn register() {
         &MAX_LOG_SIZE_MB,
         0,
         i32::MAX,
-        GucContext::Sighup,
+        GucContext::Suset,
         GucFlags::UNIT_MB,
     );
+}
+
+/// 0 is no limit.
+pub fn max_log_bytes() -> i64 {
+    i64::from(MAX_LOG_SIZE_MB.get()) * 1024 * 1024
 }
 
 pub fn buffer_size() -> usize {
     BUFFER_SIZE_KB.get() as usize * 1024
 }
 
-/// None when it is not set.
-pub fn origin() -> Option<String> {
-    let origin = ORIGIN.get()?;
-    let origin = crate::pg::types::to_utf8(origin.to_bytes()).into_owned();
-    String::from_utf8(origin).ok().filter(|o| !o.is_empty())
+/// In the encoding of the database; None when it is not set.
+pub fn origin() -> Option<Vec<u8>> {
+    ORIGIN.get().map(CString::into_bytes).filter(|o| !o.is_empty())
 }

@@ -36,8 +36,9 @@ pub struct ChunkRow<'a> {
     pub piece: i16,
     pub last: bool,
     pub asynchronous: bool,
-    pub origin: Option<&'a str>,
-    pub username: Option<&'a str>,
+    /// In the encoding of the database, like the user name.
+    pub origin: Option<&'a [u8]>,
+    pub username: Option<&'a [u8]>,
     pub payload: &'a [u8],
 }
 

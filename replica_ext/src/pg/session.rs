@@ -33,12 +33,12 @@ pub fn trigger_depth() -> i32 {
     unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(1)
 }
 
-/// Name of the current role; None when it was dropped in this transaction.
+/// Name of the current role in the encoding of the database; None when it was dropped in this transaction.
 pub fn role_name() -> Option<Vec<u8>> {
     // SAFETY: with noerr the result is NULL or a palloc'd C string, which is copied.
     unsafe {
         let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
-        (!name.is_null()).then(|| super::types::to_utf8(CStr::from_ptr(name).to_bytes()).into_owned())
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
     }
 }
 
@@ -87,12 +87,13 @@ pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
 }
 
 /// Settings under which output functions write the same text in every session.
-const PINNED: [(&CStr, &CStr); 6] = [
+const PINNED: [(&CStr, &CStr); 7] = [
     (c"datestyle", c"ISO"),
     (c"intervalstyle", c"postgres"),
     (c"extra_float_digits", c"1"),
     (c"bytea_output", c"hex"),
     (c"lc_monetary", c"C"),
+    (c"timezone", c"GMT"),
     (c"search_path", c"pg_catalog"),
 ];
 

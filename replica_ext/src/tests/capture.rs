@@ -71,7 +71,7 @@ pub mod tests {
         assert_eq!(log.len(), 2);
         let pieces = "select array_agg(piece order by id) from pyreplica.log";
         let pieces = Spi::get_one::<Vec<i16>>(pieces).expect("query").expect("rows");
-        assert_eq!((pieces[0], pieces[1], pieces.len()), (1, 2, 14));
+        assert_eq!((pieces[0], pieces[1], pieces.len()), (1, 2, 14)); // 100 kB in chunks of 7900 bytes, and the second row
     }
 
     #[pg_test]
