@@ -34,6 +34,7 @@ pub struct Control {
 impl Control {
     pub fn open(config: &Config, cancels: &Cancels) -> Result<Self> {
         let mut client = session::connect_master(&config.master.dsn, "control")?;
+        check_extension(&mut client)?;
         let cancelable = cancels.add(client.cancel_token());
         // A decision must be durable when it is taken for one.
         client
@@ -175,7 +176,7 @@ impl Control {
                     &position.map(|p| p.rank),
                     &position.map(|p| p.snapshot.to_string()),
                     &position.and_then(|p| p.last_ts.clone()),
-                    &error.map(|e| format!("{e:#}")),
+                    &error.map(one_line),
                     &error.and_then(|e| e.sqlstate()),
                     &error.and_then(|e| e.hint_text()),
                 ],
@@ -228,12 +229,34 @@ fn refused(message: String) -> Error {
     Error::new(Kind::Refused, message)
 }
 
+/// Message and detail, as they stand in `slave_status`: there the table and the key must not be missing.
+fn one_line(e: &Error) -> String {
+    match e.detail_text() {
+        Some(detail) => format!("{e:#} ({})", detail.trim_end_matches('.')),
+        None => format!("{e:#}"),
+    }
+}
+
+/// The private API of the extension goes with its version.
+fn check_extension(client: &mut Client) -> Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    let row = client
+        .query_opt("select extversion from pg_extension where extname = 'pyreplica'", &[])
+        .map_err(|e| Error::from_pg("could not look for extension pyreplica on the master", e))?;
+    match row.map(|row| row.get::<_, String>(0)) {
+        None => Err(refused("extension pyreplica is not installed on the master".to_owned())
+            .hint("Run CREATE EXTENSION pyreplica in the master's database.")),
+        Some(version) if version != own => {
+            Err(refused(format!("extension pyreplica on the master has version {version}, the agent has {own}"))
+                .hint("Install the same version of both; ALTER EXTENSION pyreplica UPDATE follows on the master."))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 fn explain_missing(e: postgres::Error) -> Error {
     let e = Error::from_pg("could not prepare to use pyreplica on the master", e);
     match e.sqlstate() {
-        Some("42P01" | "3F000" | "42703") => {
-            e.hint("Run CREATE EXTENSION pyreplica in the master's database.")
-        }
         Some("42501") => {
             e.hint("Run SELECT pyreplica.allow_agent('role') for the agent's role in the master's database.")
         }

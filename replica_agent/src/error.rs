@@ -72,6 +72,14 @@ impl Error {
         error
     }
 
+    /// The master may have emptied the log of what these slaves have not applied.
+    pub fn given_up(slaves: &str) -> Self {
+        Error::new(Kind::Refused, format!("the master no longer keeps the log for {slaves}"))
+            .with_sqlstate("55000")
+            .detail("The log reached pyreplica.max_log_size, or their rows were deleted from pyreplica.slave.")
+            .hint("Copy them again with \"replica_agent copy\".")
+    }
+
     pub fn detail(mut self, s: impl Into<String>) -> Self {
         self.0.detail = Some(s.into());
         self

@@ -1,7 +1,7 @@
 //! Named places at which the tests let the process die. Nothing is left of them without the feature `failpoints`.
 //!
 //! `PYREPLICA_FAILPOINT=commit.after_prepare:3` aborts the process when it gets there for the third time. In an atomic
-//! group each slave counts: `commit.after_commit:1` is after the first slave's commit, `:2` after the second's.
+//! group each slave counts: `commit.after_prepare:1` is after the first slave has prepared, `:2` after the second.
 
 /// Every failpoint, in the order in which a batch meets them.
 pub const NAMES: &[&str] = &[
@@ -12,6 +12,7 @@ pub const NAMES: &[&str] = &[
     "commit.after_prepare",
     "group.after_decision",
     "commit.after_commit",
+    "group.after_first_commit",
     "report.before",
 ];
 

@@ -377,6 +377,7 @@ fn obey(session: &mut SlaveSession, command: Command, stop: &Stop) -> Result<Ans
         Command::Prepare(position, batch) => session.prepare(&position, batch)?,
         Command::Commit => {
             let conflicts = session.commit()?;
+            failpoint::hit("group.after_first_commit");
             log::debug!("slave \"{}\": batch {}, {conflicts} conflicts", session.name, session.batch);
         }
         Command::Rollback => session.rollback()?,

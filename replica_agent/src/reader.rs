@@ -212,7 +212,7 @@ impl Reader {
             .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush])
             .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
-            return Err(Error::new(Kind::Refused, "the master no longer keeps the log for this slave"));
+            return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }
         Ok(())
     }

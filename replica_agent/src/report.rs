@@ -125,10 +125,7 @@ impl Reporter {
         failpoint::hit("report.before");
         let state = self.state.unwrap_or(State::CatchingUp).to_string();
         if !control.report(&self.slave, &state, self.news.as_ref(), None)? {
-            return Err(Error::new(
-                Kind::Refused,
-                format!("the master no longer keeps the log for slave \"{}\"", self.slave),
-            ));
+            return Err(Error::given_up(&format!("slave \"{}\"", self.slave)));
         }
         self.news = None;
         self.reported = Instant::now();
