@@ -57,7 +57,7 @@ impl Writer {
             14 if self.depth > 0 => format!("savepoint s{}", self.depth),
             15 if self.depth > 1 => format!("rollback to s{}", 1 + random.below(self.depth - 1)),
             16 if self.depth == 1 => {
-                let end = if amount % 3 == 0 { "rollback" } else { "commit" };
+                let end = if amount.is_multiple_of(3) { "rollback" } else { "commit" };
                 format!("prepare transaction 'history {number}'; {end} prepared 'history {number}'")
             }
             17 if amount == 0 => "truncate t".to_owned(),

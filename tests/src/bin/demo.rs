@@ -14,6 +14,7 @@ use pyreplica_tests::check;
 use pyreplica_tests::cluster::{run, Cluster};
 use pyreplica_tests::db::Db;
 use pyreplica_tests::every_type;
+use pyreplica_tests::keeper;
 use pyreplica_tests::trio::{Setup, Trio};
 
 const SCALE: &str = "10";
@@ -46,17 +47,17 @@ fn main() -> ExitCode {
     master.run("create table probe (id int primary key)");
 
     println!("== slaves: the schema, by pg_dump");
-    let schema = run(master.server.client_program("pg_dump", "shop").arg("--schema-only"));
+    let file = keeper::dir().join("schema.sql");
+    run(master.server.client_program("pg_dump", "shop").args(["--schema-only", "-f"]).arg(&file));
     for slave in [&slave1, &slave2] {
-        // pg_dump empties search_path for the session; each run has a session of its own.
-        slave.run(&schema);
+        let mut psql = slave.server.client_program("psql", "shop");
+        run(psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file));
     }
 
     println!("== master: create extension pyreplica; select pyreplica.add_all_tables('public')");
     master.run("create extension pyreplica");
-    for row in master.rows("select relation, added, reason from pyreplica.add_all_tables('public')") {
-        println!("   {}", row.replace('|', " "));
-    }
+    let added = "select format('%s: %s', relation, coalesce(reason, 'added')) from pyreplica.add_all_tables('public')";
+    master.rows(added).iter().for_each(|row| println!("   {row}"));
 
     println!("== agent: starts, copies the tables");
     let copying = Instant::now();
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
     let mut equal = verified.code == Some(0);
 
     println!("== comparison row by row, by a program of its own");
-    for table in trio.master.rows("select relation from pyreplica.replicated_table order by 1") {
+    for table in trio.master.rows("select relation from pyreplica.replicated_table order by relation::text") {
         for slave in &trio.slaves {
             match check::compare(&trio.master, slave, &table) {
                 Ok(rows) => println!("   {table:20} {:7} equal, {rows} rows", slave.server.name),
