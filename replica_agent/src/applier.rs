@@ -1,10 +1,11 @@
 //! Applies changes to a slave, one after the other, inside the transaction that its caller has begun.
 //!
 //! In: chunks, in order. Out: the slave's rows changed, conflicts recorded. Every statement's row count is checked.
-//! After an error the transaction has been rolled back. Never commits and never moves the position.
+//! After a change that failed the transaction has been rolled back. Never commits and never moves the position.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
 use postgres::types::{to_sql_checked, Format, IsNull, Kind as TypeKind, ToSql, Type};
@@ -22,8 +23,9 @@ use crate::wake::Stop;
 
 /// Prepared statements kept per session; a stream with more shapes than that starts over.
 const STATEMENTS_MAX: usize = 1000;
-/// Conflicts of one batch that are reported in the log; all of them are in the table.
+/// Conflicts reported in the log within so long; all of them are in the table.
 const REPORTS_MAX: u64 = 5;
+const REPORTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What became of a chunk.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +45,11 @@ pub struct Applier {
     tables: HashMap<(String, String), Arc<SlaveTable>>,
     /// Key into `statements`, kept to spare an allocation per change.
     shape: Vec<u8>,
+    /// Of the batch at hand.
     conflicts: u64,
+    /// Since `recent_since`.
+    recent: u64,
+    recent_since: Instant,
 }
 
 /// A value as it travelled, sent on as it is; the statement was prepared with the type it has.
@@ -92,6 +98,8 @@ impl Applier {
             tables: HashMap::new(),
             shape: Vec::new(),
             conflicts: 0,
+            recent: 0,
+            recent_since: Instant::now(),
         }
     }
 
@@ -134,17 +142,22 @@ impl Applier {
         Ok(Applied::Done)
     }
 
-    /// The batch is over: how many conflicts it had.
+    /// The batch is over: how many conflicts it had. Those that were not reported are counted in the log.
     pub fn end_batch(&mut self) -> u64 {
-        let conflicts = std::mem::take(&mut self.conflicts);
-        if conflicts > REPORTS_MAX {
-            log::warn!(
-                "slave \"{}\": {} more conflicts in this batch, see pyreplica_agent.conflict there",
-                self.slave,
-                conflicts - REPORTS_MAX
-            );
+        if self.recent > 0 && self.recent_since.elapsed() > REPORTS_WITHIN {
+            if self.recent > REPORTS_MAX {
+                let more = self.recent - REPORTS_MAX;
+                log::warn!(
+                    "slave \"{}\": {more} more conflicts, see pyreplica_agent.conflict there",
+                    self.slave
+                );
+            }
+            self.recent = 0;
         }
-        conflicts
+        if self.recent == 0 {
+            self.recent_since = Instant::now();
+        }
+        std::mem::take(&mut self.conflicts)
     }
 
     fn change(
@@ -355,7 +368,8 @@ impl Applier {
             applied: conflict == Conflict::UpdateDiffers,
         };
         self.conflicts += 1;
-        if self.conflicts <= REPORTS_MAX {
+        self.recent += 1;
+        if self.recent <= REPORTS_MAX {
             log::warn!("slave \"{}\": {}", self.slave, event.report(transaction));
         }
         event.record(client, &self.agent, &self.slave, transaction)

@@ -74,7 +74,7 @@ impl SlaveSession {
     /// Connects and makes sure that the agent's schema is there.
     pub fn open(slave: &Slave, agent: &str, cancels: &Cancels) -> Result<Self> {
         let mut client = session::connect_slave(slave)?;
-        let cancelable = cancels.add(client.cancel_token());
+        let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
         create_schema(&mut client, name)?;
         if slave.two_phase {
@@ -163,7 +163,7 @@ impl SlaveSession {
                     return Ok(unknown);
                 }
                 Err(e) => {
-                    self.phase = Phase::Idle;
+                    self.let_go();
                     return Err(e);
                 }
             }
@@ -275,6 +275,13 @@ impl SlaveSession {
         self.client
             .batch_execute(&command)
             .map_err(|e| Error::from_pg(format!("could not roll back a batch on slave \"{}\"", self.name), e))
+    }
+
+    /// Rolls back after an error, which the caller is about to report: one more would say nothing new.
+    fn let_go(&mut self) {
+        if let Err(e) = self.rollback() {
+            log::debug!("{e:#}");
+        }
     }
 
     /// Is the slave still there?

@@ -35,7 +35,7 @@ impl Control {
     pub fn open(config: &Config, cancels: &Cancels) -> Result<Self> {
         let mut client = session::connect_master(&config.master.dsn, "control")?;
         check_extension(&mut client)?;
-        let cancelable = cancels.add(client.cancel_token());
+        let cancelable = cancels.add(&config.master.dsn, &client)?;
         // A decision must be durable when it is taken for one.
         client
             .batch_execute("set synchronous_commit = on")
@@ -246,10 +246,10 @@ fn check_extension(client: &mut Client) -> Result<()> {
     match row.map(|row| row.get::<_, String>(0)) {
         None => Err(refused("extension pyreplica is not installed on the master".to_owned())
             .hint("Run CREATE EXTENSION pyreplica in the master's database.")),
-        Some(version) if version != own => {
-            Err(refused(format!("extension pyreplica on the master has version {version}, the agent has {own}"))
-                .hint("Install the same version of both; ALTER EXTENSION pyreplica UPDATE follows on the master."))
-        }
+        Some(version) if version != own => Err(refused(format!(
+            "extension pyreplica on the master has version {version}, the agent has {own}"
+        ))
+        .hint("Install the same version of both; ALTER EXTENSION pyreplica UPDATE follows on the master.")),
         Some(_) => Ok(()),
     }
 }

@@ -76,7 +76,9 @@ impl Error {
     pub fn given_up(slaves: &str) -> Self {
         Error::new(Kind::Refused, format!("the master no longer keeps the log for {slaves}"))
             .with_sqlstate("55000")
-            .detail("The log reached pyreplica.max_log_size, or their rows were deleted from pyreplica.slave.")
+            .detail(
+                "The log reached pyreplica.max_log_size, or their rows were deleted from pyreplica.slave.",
+            )
             .hint("Copy them again with \"replica_agent copy\".")
     }
 

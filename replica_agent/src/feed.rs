@@ -93,7 +93,7 @@ fn read(
 ) -> Result<()> {
     let agent = &context.config.agent;
     let client = session::connect_master(&context.config.master.dsn, "read")?;
-    let _cancelable = context.cancels.add(client.cancel_token());
+    let _cancelable = context.cancels.add(&context.config.master.dsn, &client)?;
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
     let limits = Limits { rows: agent.batch_rows, bytes: agent.batch_bytes };
     let mut reader = Reader::new(client, context.config.agent_name(), &names, limits)?;

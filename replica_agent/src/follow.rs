@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::applier::Applied;
-use crate::commit::SlaveSession;
+use crate::commit::{SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
 use crate::copy::copy_table;
@@ -22,11 +22,10 @@ const STANDBY: std::time::Duration = std::time::Duration::from_secs(3);
 /// `once` gives up when a connection fails so often in a row.
 pub const ONCE_ATTEMPTS: u32 = 3;
 
-/// A slave with its session while it is served.
+/// A slave that has a position, with its session, while it is served.
 pub struct Member {
     pub session: SlaveSession,
     pub reporter: Reporter,
-    pub initial: Initial,
     /// Committed on the slave.
     pub position: Position,
 }
@@ -40,39 +39,16 @@ pub enum Ended {
 }
 
 impl Member {
-    /// Connects to the slave.
-    pub fn open(context: &Context, slave: &Slave) -> Result<Self> {
-        Ok(Member {
-            session: SlaveSession::open(slave, context.config.agent_name(), &context.cancels)?,
-            reporter: Reporter::new(&slave.name),
-            initial: slave.initial,
-            position: Position::start(),
-        })
-    }
-
-    /// After recovery: finds the position, or takes the first one.
-    pub fn start(&mut self, control: &mut Control) -> Result<()> {
-        let name = self.session.name.clone();
-        if let Some(standing) = self.session.standing()? {
-            let state = control.recognise(&name, &standing)?;
-            self.session.set_timeline(state.id.timeline);
-            control.ensure_registered(&name, &standing.position)?;
-            self.position = standing.position;
-            log::info!("slave \"{name}\": stands at log id {}, batch {}", self.position.rank, standing.batch);
-            return Ok(());
-        }
-        // First the log is kept for it, then the position is taken: nothing is dropped in between.
-        let floor = control.state()?.now.into();
-        control.register(&name, &floor)?;
-        let state = control.state()?;
-        self.position = match self.initial {
-            Initial::Oldest => Position::start(),
-            Initial::Copy | Initial::Current => state.now.clone().into(),
+    /// Takes over a slave that has been recovered: finds its position, or takes the first one, and brings its tables.
+    pub fn start(context: &Context, control: &mut Control, mut session: SlaveSession) -> Result<Self> {
+        let position = match session.standing()? {
+            Some(standing) => resume(control, &mut session, standing)?,
+            None => begin(control, &mut session)?,
         };
-        control.register(&name, &self.position)?;
-        self.session.first_position(&state.id, &self.position)?;
-        log::info!("slave \"{name}\": begins at log id {}", self.position.rank);
-        Ok(())
+        let mut member = Member { reporter: Reporter::new(&session.name, &position), session, position };
+        member.reporter.state(control, State::CatchingUp)?;
+        member.copy_new_tables(context, control)?;
+        Ok(member)
     }
 
     /// Copies the tables that are captured and not yet here.
@@ -180,6 +156,31 @@ impl Member {
     }
 }
 
+fn resume(control: &mut Control, session: &mut SlaveSession, standing: Standing) -> Result<Position> {
+    let name = &session.name;
+    let state = control.recognise(name, &standing)?;
+    control.ensure_registered(name, &standing.position)?;
+    log::info!("slave \"{name}\": stands at log id {}, batch {}", standing.position.rank, standing.batch);
+    session.set_timeline(state.id.timeline);
+    Ok(standing.position)
+}
+
+fn begin(control: &mut Control, session: &mut SlaveSession) -> Result<Position> {
+    let name = session.name.clone();
+    // First the log is kept for it, then the position is taken: nothing is dropped in between.
+    let floor = control.state()?.now.into();
+    control.register(&name, &floor)?;
+    let state = control.state()?;
+    let position = match session.tables.initial() {
+        Initial::Oldest => Position::start(),
+        Initial::Copy | Initial::Current => state.now.into(),
+    };
+    control.register(&name, &position)?;
+    session.first_position(&state.id, &position)?;
+    log::info!("slave \"{name}\": begins at log id {}", position.rank);
+    Ok(position)
+}
+
 /// Serves one slave until told to stop, or to the target of `once`.
 pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
     let mut backoff = Backoff::new();
@@ -225,17 +226,21 @@ fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Cont
     if !stand_by(context, control, &slave.name, mode)? {
         return Ok(());
     }
-    let mut member = Member::open(context, slave)?;
-    member.session.recover(&mut |_| Ok(true))?;
-    member.start(control)?;
-    member.reporter.state(control, State::CatchingUp)?;
-    member.copy_new_tables(context, control)?;
+    let mut session = SlaveSession::open(slave, context.config.agent_name(), &context.cancels)?;
+    session.recover(&mut |_| Ok(true))?;
+    let mut member = Member::start(context, control, session)?;
     let target = match mode {
         Mode::Run => None,
         Mode::Once => Some(control.state()?.now),
     };
-    while member.stream(context, control, target.as_ref())? != Ended::Target {}
-    member.reporter.state(control, State::Stopped)
+    loop {
+        match member.stream(context, control, target.as_ref()) {
+            Ok(Ended::NewTables) => {}
+            Err(e) if !context.stop.is_set() => return Err(e),
+            // At the target, or stopped: the master hears how far it came.
+            _ => return member.reporter.state(control, State::Stopped),
+        }
+    }
 }
 
 /// Waits until it is our turn; false when told to stop before.

@@ -118,10 +118,10 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
         }
     }
 
-    let mut members = recover(context, control)?;
-    for member in &mut members {
-        let name = member.session.name.clone();
-        start(context, control, member).map_err(|e| blame(&name, e))?;
+    let mut members = Vec::new();
+    for session in recover(context, control)? {
+        let name = session.name.clone();
+        members.push(Member::start(context, control, session).map_err(|e| blame(&name, e))?);
     }
     align(context, control, &mut members)?;
 
@@ -129,7 +129,14 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
         Mode::Run => None,
         Mode::Once => Some(control.state()?.now),
     };
-    while lock_step(context, control, &mut members, target.as_ref())? != Ended::Target {}
+    loop {
+        match lock_step(context, control, &mut members, target.as_ref()) {
+            Ok(Ended::NewTables) => {}
+            Err(failure) if !context.stop.is_set() => return Err(failure),
+            // At the target, or stopped: the master hears how far they came.
+            _ => break,
+        }
+    }
     for member in &mut members {
         member.reporter.state(control, State::Stopped)?;
     }
@@ -137,16 +144,18 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
 }
 
 /// Connects to all slaves and settles what was left prepared, on each that can be reached, even if another cannot.
-fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<Member>, Failure> {
-    let mut members = Vec::new();
+fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<SlaveSession>, Failure> {
+    let mut sessions = Vec::new();
     let mut failure = None;
     for slave in &context.config.slaves {
-        let recovered = Member::open(context, slave).and_then(|mut member| {
-            member.session.recover(&mut |batch| control.is_decided(batch))?;
-            Ok(member)
-        });
+        let recovered = SlaveSession::open(slave, context.config.agent_name(), &context.cancels).and_then(
+            |mut session| {
+                session.recover(&mut |batch| control.is_decided(batch))?;
+                Ok(session)
+            },
+        );
         match recovered {
-            Ok(member) => members.push(member),
+            Ok(session) => sessions.push(session),
             Err(e) => {
                 failure.get_or_insert_with(|| blame(&slave.name, e));
             }
@@ -156,15 +165,9 @@ fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<
         Some(failure) => Err(failure),
         None => {
             control.forget_decisions()?;
-            Ok(members)
+            Ok(sessions)
         }
     }
-}
-
-fn start(context: &Context, control: &mut Control, member: &mut Member) -> Result<()> {
-    member.start(control)?;
-    member.reporter.state(control, State::CatchingUp)?;
-    member.copy_new_tables(context, control)
 }
 
 /// Brings all slaves to one position, each by itself (they differ after an initial copy, or when a slave joins), and to

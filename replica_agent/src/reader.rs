@@ -142,7 +142,8 @@ impl Reader {
             .split_first()
             .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
         position.snapshot = first.get::<_, &str>("snapshot").parse()?;
-        let (heads, more) = self.cut(position.rank, rows)?;
+        let heads = rows.iter().map(head).collect::<Result<_>>()?;
+        let (heads, more) = cut(heads, position.rank, self.limits);
         self.confirm(heads.iter().any(|head| !head.durable))?;
 
         let Some(last) = heads.last() else { return Ok(false) };
@@ -181,27 +182,6 @@ impl Reader {
                 ],
             )
             .map_err(read_failed)
-    }
-
-    /// The late ones in full, then the newer ones within the limits, all in rank order; and whether more is there.
-    fn cut(&self, rank: Rank, rows: &[Row]) -> Result<(Vec<Head>, bool)> {
-        let mut heads = rows.iter().map(head).collect::<Result<Vec<_>>>()?;
-        heads.sort_by_key(|head| head.transaction.rank);
-        let late = heads.partition_point(|head| head.transaction.rank <= rank);
-        let newer = heads.len() - late;
-        let (mut changes, mut bytes) = (0, 0);
-        let fits = heads[late..]
-            .iter()
-            .take_while(|head| {
-                changes += head.changes;
-                bytes += head.bytes();
-                changes <= self.limits.rows && bytes <= self.limits.bytes
-            })
-            .count();
-        // A transaction beyond the limits is a batch of its own, unless late ones came first.
-        let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
-        heads.truncate(late + taken);
-        Ok((heads, taken < newer || newer as i64 == TRANSACTIONS_MAX))
     }
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
@@ -275,6 +255,26 @@ impl Reader {
     }
 }
 
+/// The late ones in full, then the newer ones within the limits, all in rank order; and whether more is there.
+fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits) -> (Vec<Head>, bool) {
+    heads.sort_by_key(|head| head.transaction.rank);
+    let late = heads.partition_point(|head| head.transaction.rank <= rank);
+    let newer = heads.len() - late;
+    let (mut changes, mut bytes) = (0, 0);
+    let fits = heads[late..]
+        .iter()
+        .take_while(|head| {
+            changes += head.changes;
+            bytes += head.bytes();
+            changes <= limits.rows && bytes <= limits.bytes
+        })
+        .count();
+    // A transaction beyond the limits is a batch of its own, unless late ones came first.
+    let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
+    heads.truncate(late + taken);
+    (heads, taken < newer || newer as i64 == TRANSACTIONS_MAX)
+}
+
 /// Collects chunks to parts of bounded size.
 struct Parts<'a> {
     chunks: Vec<Chunk>,
@@ -326,4 +326,53 @@ fn head(row: &Row) -> Result<Head> {
 
 fn read_failed(e: postgres::Error) -> Error {
     Error::from_pg("could not read the log of the master", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { rows: 10, bytes: 1000 };
+
+    /// Ranks of the batch that is cut from transactions given as (rank, changes), and whether more is there.
+    fn check(position: Rank, transactions: &[(Rank, usize)], expected: &[Rank], more: bool) {
+        let head = |&(rank, changes): &(Rank, usize)| Head {
+            transaction: Arc::new(Transaction {
+                rank,
+                xid: 1,
+                ts: String::new(),
+                origin: None,
+                username: None,
+            }),
+            changes,
+            chunks: 1,
+            durable: true,
+            payload: Some(vec![0; changes * 10]),
+        };
+        let (heads, cut_more) = cut(transactions.iter().map(head).collect(), position, LIMITS);
+        let ranks: Vec<Rank> = heads.iter().map(|head| head.transaction.rank).collect();
+        assert_eq!((&ranks[..], cut_more), (expected, more));
+    }
+
+    #[test]
+    fn batches_are_cut_between_transactions() {
+        check(0, &[], &[], false);
+        check(0, &[(1, 4), (2, 6)], &[1, 2], false);
+        check(0, &[(1, 4), (2, 6), (3, 1)], &[1, 2], true);
+        check(0, &[(2, 6), (1, 4)], &[1, 2], false);
+    }
+
+    #[test]
+    fn a_large_transaction_is_a_batch_of_its_own() {
+        check(0, &[(1, 50), (2, 1)], &[1], true);
+        check(0, &[(1, 1), (2, 50), (3, 1)], &[1], true);
+        check(0, &[(1, 50)], &[1], false);
+    }
+
+    #[test]
+    fn late_ones_come_first_and_in_full() {
+        check(10, &[(11, 1), (3, 50), (7, 50)], &[3, 7, 11], false);
+        check(10, &[(11, 50), (7, 1)], &[7], true);
+        check(10, &[(10, 50), (9, 50)], &[9, 10], false);
+    }
 }

@@ -10,6 +10,7 @@
 use postgres::Client;
 
 use crate::check;
+use crate::commit::SlaveSession;
 use crate::config::{CommitMode, Config, Initial, Slave};
 use crate::control::Control;
 use crate::copy::CapturedTable;
@@ -34,13 +35,12 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
     };
     let mut control = Control::open(config, &context.cancels)?;
     lock_out(&mut control, config, &slave.name)?;
-    let mut member = Member::open(&context, &slave)?;
+    let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels)?;
     let cancellers = vec![
         Canceller::new(&config.master.dsn, &control.client)?,
-        Canceller::new(&slave.dsn, &member.session.client)?,
+        Canceller::new(&slave.dsn, &session.client)?,
     ];
-    let copied =
-        cancel_on_stop(stop, cancellers, || begin_again(&context, &slave, &mut control, &mut member));
+    let copied = cancel_on_stop(stop, cancellers, || begin_again(&context, &slave, &mut control, session));
     match copied {
         Ok(()) => Ok(()),
         Err(_) if stop.is_set() => {
@@ -56,18 +56,22 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
     }
 }
 
-fn begin_again(context: &Context, slave: &Slave, control: &mut Control, member: &mut Member) -> Result<()> {
+fn begin_again(
+    context: &Context,
+    slave: &Slave,
+    control: &mut Control,
+    mut session: SlaveSession,
+) -> Result<()> {
     let agent = context.config.agent_name();
     // What a killed agent left prepared holds locks, and is of no use to a slave that is emptied.
-    member.session.recover(&mut |_| Ok(false))?;
+    session.recover(&mut |_| Ok(false))?;
     // What the tables hold does not matter: they are emptied.
     let as_is = Slave { initial: Initial::Current, ..slave.clone() };
-    check::preflight(&mut control.client, &mut member.session.client, &context.config, &as_is)?;
-    empty(&mut member.session.client, agent, &slave.name, &control.captured()?)?;
-    member.session.tables = Tables::load(&mut member.session.client, agent, &slave.name, slave.initial)?;
+    check::preflight(&mut control.client, &mut session.client, &context.config, &as_is)?;
+    empty(&mut session.client, agent, &slave.name, &control.captured()?)?;
+    session.tables = Tables::load(&mut session.client, agent, &slave.name, slave.initial)?;
 
-    member.start(control)?;
-    member.copy_new_tables(context, control)?;
+    let mut member = Member::start(context, control, session)?;
     member.reporter.state(control, State::Stopped)?;
     log::info!("slave \"{}\": copied; start the agent to follow the master", slave.name);
     Ok(())

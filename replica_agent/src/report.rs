@@ -14,6 +14,8 @@ use crate::position::Position;
 /// One update a second and slave keeps `slave_status` fresh, and costs the master nothing that matters.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 const ROTATE_EVERY: Duration = Duration::from_secs(5);
+/// Rotation may have met a lock, or another slave that was behind: so it is tried now and then even when all is quiet.
+const ROTATE_IDLE: Duration = Duration::from_secs(60);
 /// Being behind for a moment is part of streaming.
 const BEHIND_FOR: Duration = Duration::from_secs(5);
 /// The same error again is worth a line a minute.
@@ -58,12 +60,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new(slave: &str) -> Self {
+    /// For a slave that stands at this position: its predecessor may have died before it could tell the master.
+    pub fn new(slave: &str, position: &Position) -> Self {
         let now = Instant::now();
         Reporter {
             slave: slave.to_owned(),
             state: None,
-            news: None,
+            news: Some(position.clone()),
             reported: now,
             rotated: now,
             applied_since_rotation: true,
@@ -108,7 +111,8 @@ impl Reporter {
         if self.news.is_some() && self.reported.elapsed() >= REPORT_EVERY {
             self.write(control)?;
         }
-        if self.applied_since_rotation && self.news.is_none() && self.rotated.elapsed() >= ROTATE_EVERY {
+        let rotate_after = if self.applied_since_rotation { ROTATE_EVERY } else { ROTATE_IDLE };
+        if self.news.is_none() && self.rotated.elapsed() >= rotate_after {
             self.rotated = Instant::now();
             self.applied_since_rotation = false;
             if let Err(e) = control.rotate() {

@@ -63,6 +63,10 @@ impl Tables {
         Ok(Tables { agent: agent.into(), slave: slave.into(), initial, copied, gone: HashSet::new() })
     }
 
+    pub fn initial(&self) -> Initial {
+        self.initial
+    }
+
     pub fn gate(&self, schema: &str, name: &str, xid: Xid) -> Gate {
         let name = (schema.to_owned(), name.to_owned());
         match self.copied.get(&name) {
@@ -174,5 +178,42 @@ impl Tables {
         let name = (table.schema.clone(), table.name.clone());
         self.copied.insert(name, Copied { trigger_oid: table.trigger_oid, snapshot, rows });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_copy_is_not_applied_again() {
+        let copied = Copied { trigger_oid: 1, snapshot: "10:20:10,15".parse().unwrap(), rows: Some(3) };
+        let name = |n: &str| ("public".to_owned(), n.to_owned());
+        let tables = Tables {
+            agent: "a".into(),
+            slave: "s".into(),
+            initial: Initial::Copy,
+            copied: HashMap::from([(name("t"), copied)]),
+            gone: HashSet::from([name("old")]),
+        };
+        let check = |table, xid, gate| assert_eq!(tables.gate("public", table, xid), gate);
+        check("t", 9, Gate::Skip);
+        check("t", 10, Gate::Apply);
+        check("t", 12, Gate::Skip);
+        check("t", 15, Gate::Apply);
+        check("t", 20, Gate::Apply);
+        check("old", 12, Gate::Skip);
+        check("new", 12, Gate::Unknown);
+        assert!(tables.has("public", "old") && !tables.has("other", "t"));
+        let captured = |name: &str, trigger_oid| CapturedTable {
+            schema: "public".into(),
+            name: name.into(),
+            trigger_oid,
+            key_columns: vec!["id".into()],
+            partitioned: false,
+        };
+        assert!(tables.complete(&[captured("t", 1)]));
+        assert!(!tables.complete(&[captured("t", 2)]), "removed and added again");
+        assert!(!tables.complete(&[captured("t", 1), captured("u", 3)]));
     }
 }

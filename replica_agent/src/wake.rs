@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{bounded, Receiver, RecvTimeoutError, Sender, TrySendError};
 use fallible_iterator::FallibleIterator;
-use postgres::{CancelToken, NoTls};
+use postgres::Client;
 
 use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
 use crate::retry::Backoff;
-use crate::session;
+use crate::session::{self, Canceller};
 
 /// The order to stop; set once (by SIGTERM or SIGINT), seen by all clones, never taken back.
 #[derive(Clone, Debug)]
@@ -60,28 +60,27 @@ impl Default for Stop {
 
 /// The sessions that may hang in a statement (behind a lock, say) when the order to stop comes.
 #[derive(Clone, Default)]
-pub struct Cancels(Arc<Mutex<HashMap<u64, CancelToken>>>);
+pub struct Cancels(Arc<Mutex<HashMap<u64, Arc<Canceller>>>>);
 
 /// Takes a session from the list when it ends.
 pub struct Cancelable(Cancels, u64);
 
 impl Cancels {
-    #[must_use]
-    pub fn add(&self, token: CancelToken) -> Cancelable {
+    pub fn add(&self, dsn: &Dsn, client: &Client) -> Result<Cancelable> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, token);
-        Cancelable(self.clone(), number)
+        let canceller = Arc::new(Canceller::new(dsn, client)?);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, canceller);
+        Ok(Cancelable(self.clone(), number))
     }
 
-    /// Cancels what they run. A request is taken before authentication, so it needs no encryption; what a server
-    /// refuses all the same ends with our process.
+    /// Cancels what they run; what cannot be cancelled ends with our process.
     pub fn cancel(&self) {
-        let tokens: Vec<CancelToken> =
+        let cancellers: Vec<Arc<Canceller>> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for token in tokens {
-            if let Err(e) = token.cancel_query(NoTls) {
-                log::debug!("could not cancel a statement: {e}");
+        for canceller in cancellers {
+            if let Err(e) = canceller.cancel() {
+                log::debug!("{e:#}");
             }
         }
     }
