@@ -3,6 +3,8 @@
 //!
 //! Invariant: what is written to `pyreplica.slave` is never ahead of what the slave has committed.
 
+use std::time::{Duration, Instant};
+
 use postgres::{Client, Statement};
 
 use crate::commit::{MasterId, Standing};
@@ -11,7 +13,7 @@ use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::session;
-use crate::wake::{Cancelable, Cancels};
+use crate::wake::{Cancelable, Cancels, Stop};
 
 /// The log of the master at one moment.
 #[derive(Clone, Debug)]
@@ -53,6 +55,19 @@ impl Control {
             .query_one("select pg_try_advisory_lock($1)", &[&key])
             .map_err(|e| Error::from_pg("could not take the advisory lock of the agent on the master", e))?;
         Ok(row.get(0))
+    }
+
+    /// The same for a command that does not stand by, with patience for an agent that is just ending: the server may
+    /// see the end of its session a moment later than we see the end of the process.
+    pub fn elect_soon(&mut self, slave: &str, stop: &Stop) -> Result<bool> {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.elect(slave)? {
+            if Instant::now() > deadline || stop.wait(Duration::from_millis(100)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn state(&mut self) -> Result<MasterState> {

@@ -246,12 +246,16 @@ fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Cont
 /// Waits until it is our turn; false when told to stop before.
 pub fn stand_by(context: &Context, control: &mut Control, slave: &str, mode: Mode) -> Result<bool> {
     let whom = if slave.is_empty() { "the slaves".to_owned() } else { format!("slave \"{slave}\"") };
+    if mode == Mode::Once {
+        return match control.elect_soon(slave, &context.stop)? {
+            true => Ok(true),
+            false if context.stop.is_set() => Ok(false),
+            false => Err(Error::new(Kind::Refused, format!("another agent serves {whom}"))
+                .hint("Leave the work to it, or stop it first.")),
+        };
+    }
     let mut told = false;
     while !control.elect(slave)? {
-        if mode == Mode::Once {
-            return Err(Error::new(Kind::Refused, format!("another agent serves {whom}"))
-                .hint("Leave the work to it, or stop it first."));
-        }
         if !std::mem::replace(&mut told, true) {
             log::info!("another agent serves {whom}: standing by");
         }

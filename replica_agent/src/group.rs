@@ -110,7 +110,7 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
         return Ok(());
     }
     for slave in &context.config.slaves {
-        if !control.elect(&slave.name)? {
+        if !control.elect_soon(&slave.name, &context.stop)? {
             return Err(blame(
                 &slave.name,
                 Error::new(Kind::Refused, format!("slave \"{}\" is in use by another agent", slave.name)),

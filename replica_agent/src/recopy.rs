@@ -34,7 +34,7 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
         waker: Waker::default(),
     };
     let mut control = Control::open(config, &context.cancels)?;
-    lock_out(&mut control, config, &slave.name)?;
+    lock_out(&mut control, config, &slave.name, stop)?;
     let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels)?;
     let cancellers = vec![
         Canceller::new(&config.master.dsn, &control.client)?,
@@ -78,11 +78,11 @@ fn begin_again(
 }
 
 /// Takes the locks by which agents are elected, for as long as the session lives.
-fn lock_out(control: &mut Control, config: &Config, slave: &str) -> Result<()> {
+fn lock_out(control: &mut Control, config: &Config, slave: &str, stop: &Stop) -> Result<()> {
     let atomic = config.agent.commit == CommitMode::Atomic;
     let group = atomic.then_some("");
     for name in [Some(slave), group].into_iter().flatten() {
-        if !control.elect(name)? {
+        if !control.elect_soon(name, stop)? {
             return Err(Error::new(Kind::Refused, format!("an agent is running for slave \"{slave}\""))
                 .with_sqlstate("55006")
                 .hint("Stop it, copy, and start it again."));
