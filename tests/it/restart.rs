@@ -23,8 +23,8 @@ fn sigterm_in_a_big_batch_leaves_nothing_half_done() {
     // GIVEN a slave that is in the middle of a large transaction, held up by a lock
     let mut trio = Setup::new(TABLE).slaves(1).build();
     trio.once().expect_code(0);
-    trio.master.run("insert into t select i, repeat('x', 100) from generate_series(1, 100000) i");
-    let lock = trio.slaves[0].begin("insert into t values (99999)");
+    trio.master.run("insert into t select i, repeat('x', 100) from generate_series(1, 40000) i");
+    let lock = trio.slaves[0].begin("insert into t values (20000)");
     trio.agent.start();
     wait_for("the slave to wait for the lock", || {
         let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
