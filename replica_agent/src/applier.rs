@@ -221,6 +221,9 @@ impl Applier {
             return only_one(updated);
         }
 
+        if self.was_altered(client, relation)? {
+            return self.update(client, relation, key, changed, transaction);
+        }
         let same = self.probe(client, relation, &set, key, &old)?;
         if let Some(same) = same {
             let updated =
@@ -340,6 +343,17 @@ impl Applier {
         let table = Arc::new(describe(client, relation)?);
         self.tables.insert(name, Arc::clone(&table));
         Ok(table)
+    }
+
+    /// Has somebody altered the slave's table since its statements were made? Asked before a conflict is believed: the
+    /// old values were compared as the types of that time.
+    fn was_altered(&mut self, client: &mut Client, relation: &Relation) -> Result<bool> {
+        let known = self.table(client, relation)?;
+        let altered = *known != describe(client, relation)?;
+        if altered {
+            self.forget();
+        }
+        Ok(altered)
     }
 
     fn forget(&mut self) {

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::quote;
 
 /// A column of a slave's table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlaveColumn {
     pub name: String,
     /// Without and with its modifier: `varchar`, `varchar(10)`.
@@ -22,7 +22,7 @@ pub struct SlaveColumn {
 }
 
 /// A table as the slave has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlaveTable {
     /// Quoted and qualified.
     pub sql_name: String,
