@@ -7,16 +7,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, BytesMut};
-use postgres::types::{to_sql_checked, Format, IsNull, Kind as TypeKind, ToSql, Type};
+use postgres::types::Type;
 use postgres::{Client, Statement};
 
-use crate::conflict::{place, Conflict, Event};
-use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
+use crate::bind::{as_dyn, param_type, params};
+use crate::conflict::{Conflict, Event};
+use crate::decode::{Change, Changed, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
+use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::quote;
 use crate::reader::{Chunk, Transaction};
-use crate::retry;
 use crate::statement::{build, columns, Operation, SlaveColumn, SlaveTable};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
@@ -52,43 +52,6 @@ pub struct Applier {
     recent_since: Instant,
 }
 
-/// A value as it travelled, sent on as it is; the statement was prepared with the type it has.
-#[derive(Debug)]
-struct Param<'a> {
-    bytes: Value<'a>,
-    binary: bool,
-}
-
-impl ToSql for Param<'_> {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(match self.bytes {
-            Some(bytes) => {
-                out.put_slice(bytes);
-                IsNull::No
-            }
-            None => IsNull::Yes,
-        })
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        if self.binary {
-            Format::Binary
-        } else {
-            Format::Text
-        }
-    }
-
-    to_sql_checked!();
-}
-
 impl Applier {
     pub fn new(agent: &str, slave: &str) -> Self {
         Applier {
@@ -112,9 +75,9 @@ impl Applier {
         stop: &Stop,
     ) -> Result<Applied> {
         let transaction = &*chunk.transaction;
-        let mut decoder = Decoder::new(&chunk.payload).map_err(|e| at(e, transaction))?;
+        let mut decoder = Decoder::new(&chunk.payload).map_err(|e| failure::place_only(e, transaction))?;
         let mut gates: Vec<Option<Gate>> = Vec::new();
-        while let Some(change) = decoder.next().map_err(|e| at(e, transaction))? {
+        while let Some(change) = decoder.next().map_err(|e| failure::place_only(e, transaction))? {
             if stop.is_set() {
                 return Err(Error::new(Kind::Stopped, "asked to stop"));
             }
@@ -377,7 +340,7 @@ impl Applier {
                 Conflict::DeleteMissing => "DELETE",
                 _ => "UPDATE",
             },
-            key: &self.render_key(client, relation, key)?,
+            key: &failure::render_key(client, relation, key)?,
             detail,
             applied: conflict == Conflict::UpdateDiffers,
         };
@@ -389,24 +352,7 @@ impl Applier {
         event.record(client, &self.agent, &self.slave, transaction)
     }
 
-    /// The key as people write it: `(id)=(42)`. The server prints the values: it knows all types.
-    fn render_key(&mut self, client: &mut Client, relation: &Relation, key: &[Value]) -> Result<String> {
-        let columns = columns(relation, &relation.key);
-        let types: Vec<Type> = columns.iter().map(|c| param_type(c)).map(text_if_unknown).collect();
-        let casts: Vec<String> = (1..=types.len()).map(|n| format!("${n}::text")).collect();
-        let failed = |e| failed_on(relation, e);
-        let statement =
-            client.prepare_typed(&format!("select {}", casts.join(", ")), &types).map_err(failed)?;
-        let params = params(relation, [&relation.key, &[]], [key, &[]]);
-        let row = client.query_one(&statement, &as_dyn(&params)).map_err(failed)?;
-        let values: Vec<String> = (0..types.len())
-            .map(|i| row.get::<_, Option<String>>(i).unwrap_or_else(|| "null".to_owned()))
-            .collect();
-        let names: Vec<&str> = columns.iter().map(|c| c.name).collect();
-        Ok(format!("({})=({})", names.join(", "), values.join(", ")))
-    }
-
-    /// Rolls back and says which change failed, and where it stands.
+    /// Rolls back and says which change failed.
     fn failed(
         &mut self,
         client: &mut Client,
@@ -419,79 +365,9 @@ impl Applier {
         self.conflicts = 0;
         if let Err(rollback) = client.batch_execute("rollback") {
             log::debug!("slave \"{}\": could not roll back: {rollback}", self.slave);
-            return at(e, transaction);
+            return failure::place_only(e, transaction);
         }
-        let operation = change.name();
-        let relation = change.relations().first().map(|&r| decoder.relation(r));
-        let key_values = match (change, relation) {
-            (Change::Insert { row, .. }, Some(relation)) => relation.key.iter().map(|&k| row[k]).collect(),
-            (Change::Update { key, .. } | Change::Delete { key, .. }, _) => key.clone(),
-            _ => Vec::new(),
-        };
-        let key = match relation {
-            Some(relation) if !key_values.is_empty() => {
-                let rendered = self.render_key(client, relation, &key_values);
-                Some(rendered.unwrap_or_else(|e| format!("(cannot be shown: {e})")))
-            }
-            _ => None,
-        };
-        let mut text = place(transaction, operation, key.as_deref());
-        if let Change::Statement { sql, role, .. } = change {
-            text.push_str(&format!(", queued by role \"{role}\": {}", shortened(sql)));
-        }
-        if let (Some(key), Some(relation), Some(state)) = (&key, relation, e.sqlstate()) {
-            if retry::is_insert_exists(state) {
-                let conflict = Conflict::InsertExists;
-                text = format!("conflict={conflict}, {text}");
-                let (name, message) = (full_name(relation), e.to_string());
-                let event = Event {
-                    conflict,
-                    relation: &name,
-                    operation,
-                    key,
-                    detail: Some(&message),
-                    applied: false,
-                };
-                if let Err(e) = event.record(client, &self.agent, &self.slave, transaction) {
-                    log::warn!("slave \"{}\": {e:#}", self.slave);
-                }
-            }
-        }
-        if let Some(servers) = e.detail_text() {
-            // It may show values of the row.
-            log::debug!("slave \"{}\": {e}: {servers}", self.slave);
-        }
-        let hint = e
-            .hint_text()
-            .map(str::to_owned)
-            .or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
-        let e = e.detail(format!("{text}."));
-        match hint {
-            Some(hint) => e.hint(hint),
-            None => e,
-        }
-    }
-}
-
-impl Change<'_> {
-    fn name(&self) -> &'static str {
-        match self {
-            Change::Insert { .. } => "INSERT",
-            Change::Update { .. } => "UPDATE",
-            Change::Delete { .. } => "DELETE",
-            Change::Truncate { .. } => "TRUNCATE",
-            Change::Statement { .. } => "STATEMENT",
-        }
-    }
-
-    fn relations(&self) -> &[usize] {
-        match self {
-            Change::Insert { relation, .. }
-            | Change::Update { relation, .. }
-            | Change::Delete { relation, .. } => std::slice::from_ref(relation),
-            Change::Truncate { relations, .. } => relations,
-            Change::Statement { .. } => &[],
-        }
+        Failed { decoder, change, transaction }.explain(client, &self.agent, &self.slave, e)
     }
 }
 
@@ -538,36 +414,6 @@ fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()
         .map_err(|e| Error::from_pg("could not run a queued statement", e))
 }
 
-/// The type under which a value is bound: the master's, so that the server casts it as in an assignment; or left
-/// to the server, which takes the column's.
-fn param_type(column: &Column) -> Type {
-    match column.type_oid {
-        0 => Type::UNKNOWN,
-        oid => Type::from_oid(oid).unwrap_or_else(|| {
-            Type::new(format!("type {oid}"), oid, TypeKind::Simple, "pg_catalog".to_owned())
-        }),
-    }
-}
-
-fn text_if_unknown(t: Type) -> Type {
-    if t == Type::UNKNOWN {
-        Type::TEXT
-    } else {
-        t
-    }
-}
-
-fn params<'a>(relation: &Relation, numbers: [&[usize]; 2], values: [&[Value<'a>]; 2]) -> Vec<Param<'a>> {
-    let binary = |n: usize| relation.columns[n].as_ref().is_some_and(|c| c.binary);
-    let param = |(&n, &bytes): (&usize, &Value<'a>)| Param { bytes, binary: binary(n) };
-    let [key, set] = [0, 1].map(|i| numbers[i].iter().zip(values[i]).map(param));
-    key.chain(set).collect()
-}
-
-fn as_dyn<'p>(params: &'p [Param<'p>]) -> Vec<&'p (dyn ToSql + Sync)> {
-    params.iter().map(|p| p as &(dyn ToSql + Sync)).collect()
-}
-
 fn put_name(shape: &mut Vec<u8>, name: &str) {
     shape.extend(name.as_bytes());
     shape.push(0);
@@ -579,36 +425,5 @@ fn only_one(rows: u64) -> Result<()> {
         n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave")).hint(
             "Give the table on the slave the primary key that it has on the master, and correct the rows.",
         )),
-    }
-}
-
-fn full_name(relation: &Relation) -> String {
-    format!("{}.{}", relation.schema, relation.name)
-}
-
-fn failed_on(relation: &Relation, e: postgres::Error) -> Error {
-    Error::from_pg(format!("could not apply change to table \"{}\"", full_name(relation)), e)
-}
-
-fn on_table(e: Error, relation: &Relation) -> Error {
-    let state = e.sqlstate().map(str::to_owned);
-    let placed =
-        Error::new(e.kind(), format!("could not apply change to table \"{}\": {e}", full_name(relation)));
-    match state {
-        Some(state) => placed.with_sqlstate(&state),
-        None => placed,
-    }
-}
-
-fn at(e: Error, transaction: &Transaction) -> Error {
-    let detail = e.detail_text().map(|d| format!("{d} ")).unwrap_or_default();
-    e.detail(format!("{detail}Log id {}, origin transaction {}.", transaction.rank, transaction.xid))
-}
-
-fn shortened(sql: &str) -> String {
-    const SHOWN: usize = 80;
-    match sql.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{} ...", &sql[..end]),
-        None => sql.to_owned(),
     }
 }

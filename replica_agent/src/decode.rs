@@ -70,6 +70,30 @@ pub enum Change<'a> {
     },
 }
 
+impl Change<'_> {
+    /// As SQL calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Change::Insert { .. } => "INSERT",
+            Change::Update { .. } => "UPDATE",
+            Change::Delete { .. } => "DELETE",
+            Change::Truncate { .. } => "TRUNCATE",
+            Change::Statement { .. } => "STATEMENT",
+        }
+    }
+
+    /// The relations it changes.
+    pub fn relations(&self) -> &[usize] {
+        match self {
+            Change::Insert { relation, .. }
+            | Change::Update { relation, .. }
+            | Change::Delete { relation, .. } => std::slice::from_ref(relation),
+            Change::Truncate { relations, .. } => relations,
+            Change::Statement { .. } => &[],
+        }
+    }
+}
+
 /// Walks through a payload.
 pub struct Decoder<'a> {
     rest: &'a [u8],

@@ -20,6 +20,8 @@ pub mod reader;
 pub mod tables;
 pub mod statement;
 pub mod conflict;
+pub mod bind;
+pub mod failure;
 pub mod applier;
 pub mod commit;
 pub mod control;

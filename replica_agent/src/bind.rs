@@ -1,0 +1,68 @@
+//! Values as they travelled, bound to statements as they are: no value is decoded or copied on its way.
+//!
+//! In: columns and values of the log. Out: parameters and the types to prepare their statements with.
+
+use bytes::{BufMut, BytesMut};
+use postgres::types::{to_sql_checked, Format, IsNull, Kind, ToSql, Type};
+
+use crate::decode::{Column, Relation, Value};
+
+/// A value; its statement was prepared with the type that it has.
+#[derive(Debug)]
+pub struct Param<'a> {
+    bytes: Value<'a>,
+    binary: bool,
+}
+
+impl ToSql for Param<'_> {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match self.bytes {
+            Some(bytes) => {
+                out.put_slice(bytes);
+                IsNull::No
+            }
+            None => IsNull::Yes,
+        })
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        if self.binary {
+            Format::Binary
+        } else {
+            Format::Text
+        }
+    }
+
+    to_sql_checked!();
+}
+
+/// The type under which a value is bound: the master's, so that the server casts it as in an assignment; or left
+/// to the server, which takes the column's.
+pub fn param_type(column: &Column) -> Type {
+    match column.type_oid {
+        0 => Type::UNKNOWN,
+        oid => Type::from_oid(oid)
+            .unwrap_or_else(|| Type::new(format!("type {oid}"), oid, Kind::Simple, "pg_catalog".to_owned())),
+    }
+}
+
+/// Parameters for the key and then the other columns of a relation.
+pub fn params<'a>(relation: &Relation, numbers: [&[usize]; 2], values: [&[Value<'a>]; 2]) -> Vec<Param<'a>> {
+    let binary = |n: usize| relation.columns[n].as_ref().is_some_and(|c| c.binary);
+    let param = |(&n, &bytes): (&usize, &Value<'a>)| Param { bytes, binary: binary(n) };
+    let [key, set] = [0, 1].map(|i| numbers[i].iter().zip(values[i]).map(param));
+    key.chain(set).collect()
+}
+
+/// As the client wants them.
+pub fn as_dyn<'p>(params: &'p [Param<'p>]) -> Vec<&'p (dyn ToSql + Sync)> {
+    params.iter().map(|p| p as &(dyn ToSql + Sync)).collect()
+}
