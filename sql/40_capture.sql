@@ -71,16 +71,18 @@ create function pyreplica.attach(rel regclass) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     no record;
+    trigger_name name;
 begin
     select * into no from pyreplica.objection(rel);
     if found then
         raise exception using errcode = no.state, message = no.message, hint = no.hint;
     end if;
-    -- The names sort before other triggers' so that, when triggers of one row change further rows, the
-    -- row's own change comes first.
     execute format('create trigger "!pyreplica" after insert or update or delete on %s
                     for each row execute function pyreplica.log_change()', rel);
-    execute format('alter trigger "!pyreplica" on %s depends on extension pyreplica', rel);
+    -- By now it may have been renamed (keep_first).
+    select tgname into trigger_name from pg_trigger
+     where tgrelid = rel and tgfoid = 'pyreplica.log_change'::regproc;
+    execute format('alter trigger %I on %s depends on extension pyreplica', trigger_name, rel);
     perform pyreplica.attach_truncate(t.relid) from pg_partition_tree(rel) t
     union all select pyreplica.attach_truncate(rel) where not exists (select from pg_partition_tree(rel));
 end $$;
@@ -118,13 +120,38 @@ begin
     end loop;
 end $$;
 
--- Partitions attached, created or detached later: row triggers come and go with them, those for TRUNCATE are ours
--- to add and drop.
-create function pyreplica.follow_partitions() returns event_trigger
+-- Ours must be the first of a table's AFTER ROW triggers: then whatever is logged before the first row of a statement
+-- was changed before it, and what triggers of the user change comes after (replica_ext/src/buffer.rs).
+-- "!pyreplica" sorts before nearly every name; where one sorts before it, ours gets a name with a control character.
+create function pyreplica.keep_first() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    late record;
+begin
+    for late in
+        select distinct own.tgname, own.tgrelid::regclass as relation
+          from pg_trigger ours
+          join pg_trigger other on other.tgrelid = ours.tgrelid and other.tgname < ours.tgname
+          join pg_trigger own on own.tgfoid = ours.tgfoid and own.tgparentid = 0
+                             and (own.tgrelid = ours.tgrelid
+                                  or own.tgrelid in (select relid from pg_partition_ancestors(ours.tgrelid)))
+         where ours.tgfoid = 'pyreplica.log_change'::regproc
+           and other.tgtype & 1 = 1 and other.tgtype & 66 = 0 -- FOR EACH ROW, AFTER
+           and own.tgname <> e'\x01pyreplica'
+    loop
+        execute format('alter trigger %I on %s rename to %I', late.tgname, late.relation, e'\x01pyreplica');
+    end loop;
+end $$;
+
+-- Keeps captured tables captured when their definition changes: triggers that sort before ours, and partitions
+-- attached, created or detached later. Row triggers come and go with partitions, those for TRUNCATE are ours to add
+-- and drop.
+create function pyreplica.follow_ddl() returns event_trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     orphan record;
 begin
+    perform pyreplica.keep_first();
     perform pyreplica.attach_truncate(c.tgrelid)
        from pg_trigger c
       where c.tgfoid = 'pyreplica.log_change'::regproc and c.tgparentid <> 0
@@ -140,9 +167,9 @@ begin
     end loop;
 end $$;
 
-create event trigger pyreplica_follow_partitions on ddl_command_end
-    when tag in ('CREATE TABLE', 'ALTER TABLE')
-    execute function pyreplica.follow_partitions();
+create event trigger pyreplica_follow_ddl on ddl_command_end
+    when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER')
+    execute function pyreplica.follow_ddl();
 
 create function pyreplica.add_table(relation regclass) returns void
     strict language c as 'MODULE_PATHNAME', 'add_table_wrapper';

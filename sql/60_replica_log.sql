@@ -2,7 +2,7 @@
 
 create function pyreplica.decode_chunk(payload bytea)
     returns table (n int, relation text, op text, key jsonb, new jsonb, old jsonb, sql text)
-    immutable strict language c as 'MODULE_PATHNAME', 'decode_chunk_wrapper';
+    stable strict language c as 'MODULE_PATHNAME', 'decode_chunk_wrapper';
 comment on function pyreplica.decode_chunk(bytea) is 'the changes of one whole chunk';
 
 -- A chunk that was cut into pieces, joined again; given its first piece.

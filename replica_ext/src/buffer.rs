@@ -21,16 +21,16 @@
 //!
 //! Command ids tell: INSERT 2 was made by an older command than UPDATE 2. A [`Run`] is a stretch of messages of
 //! one command. A change of an older command than the last run's is *late*, and [`Buffer::place`] finds its place:
-//! behind the run of its own command, which was begun by an earlier row of the same statement.
+//! behind the last change of its own command, which an earlier row of the same statement has logged. That one was
+//! logged before any of the user's AFTER triggers fired, since ours is the first (sql/40_capture.sql sees to it).
 //!
-//! A nested change can also come before its statement: a BEFORE trigger that deletes a row with the same key,
-//! a function called by the statement. Then the first change of the outer statement finds no run of its own
-//! command, and stays behind the nested ones, unless one of them
+//! The first change of a statement can be late as well: then what was logged before it was changed while the
+//! statement still ran, by a BEFORE trigger that deletes a row with the same key, say, or by a function that the
+//! statement calls. It stays behind these changes, unless one of them
 //! * changed the very row version that it wrote (the version's cmax names that command), or
-//! * took a key that it had given up;
+//! * took the primary key that it had given up;
 //!
-//! either cannot have happened before it. Where one of the user's triggers fires even before ours the nested
-//! changes are after it as well, except for those that gave up a key that it takes.
+//! either can only have happened after it.
 //!
 //! To put something into its place a [`Segment`] is split in two. Segments are the order of the transaction:
 //! each has a number, `seq` in the log, so that a segment already spilled can still be added to.
@@ -66,15 +66,12 @@ pub struct Spot {
     pub superseded_by: Option<Cid>,
 }
 
-/// What a change does to the key of its row, as encoded values in key order.
-#[derive(Default)]
+/// The primary key that a change gives up, as encoded values in key order.
+#[derive(Default, PartialEq)]
 pub struct KeyChange {
-    /// A trigger of the user fires on the same event before ours.
-    pub preceded: bool,
     pub schema: Vec<u8>,
     pub name: Vec<u8>,
     pub released: Option<Vec<Option<Vec<u8>>>>,
-    pub acquired: Option<Vec<Option<Vec<u8>>>>,
 }
 
 /// A chunk to be written to the log.
@@ -271,32 +268,23 @@ impl Buffer {
     }
 
     fn place_late(&mut self, spot: Spot, key: impl FnOnce() -> KeyChange) -> Result<Place, SpilledTooEarly> {
-        // What younger commands have logged at the end of the buffer.
-        let nested: Vec<RunAt> = self.runs_back().take_while(|&at| self.run(at).cid > spot.cid).collect();
-        let own = self.runs_back().nth(nested.len()).is_some_and(|at| self.run(at).cid == spot.cid);
-        // Going backwards, so the last is the first.
-        if let (Some(&first), true) = (nested.last(), own) {
-            return self.before(first, spot);
-        }
-        if let Some(by) = spot.superseded_by {
-            let its = self.runs_back().take_while(|&at| self.run(at).cid >= spot.cid);
-            if let Some(at) = its.filter(|&at| self.run(at).cid >= by).last() {
-                return self.before(at, spot);
-            }
-        }
-        let Some(&first) = nested.last() else { return Ok(self.append(spot)) };
-        let key = key();
-        if key.preceded {
-            let gives_way = |k: &KeyChange| k.released.is_some() && k.released == key.acquired;
-            return match nested.iter().position(|&at| self.any_key(at, &key, gives_way)) {
-                Some(0) => Ok(self.append(spot)),
-                Some(i) => self.before(nested[i - 1], spot),
-                None => self.before(first, spot),
-            };
-        }
-        let takes_over = |k: &KeyChange| k.acquired.is_some() && k.acquired == key.released;
-        match nested.iter().rev().find(|&&at| self.any_key(at, &key, takes_over)) {
-            Some(&at) => self.before(at, spot),
+        // What its own and younger commands have logged at the end of the buffer, the last first: a larger index
+        // is an earlier place.
+        let runs: Vec<RunAt> = self.runs_back().take_while(|&at| self.run(at).cid >= spot.cid).collect();
+        let nested = runs.iter().take_while(|&&at| self.run(at).cid > spot.cid).count();
+        let usual = if nested == 0 {
+            None
+        } else if nested < runs.len() {
+            // Behind the last change of its own command.
+            Some(nested - 1)
+        } else {
+            let key = key();
+            runs.iter().rposition(|&at| self.takes_over(at, &key))
+        };
+        let superseded =
+            spot.superseded_by.and_then(|by| runs.iter().rposition(|&at| self.run(at).cid >= by));
+        match usual.max(superseded) {
+            Some(i) => self.before(runs[i], spot),
             None => Ok(self.append(spot)),
         }
     }
@@ -396,15 +384,14 @@ impl Buffer {
         self.last_serial
     }
 
-    /// Whether a message of the run, of the same relation, has such a key. A spilled run has none.
-    fn any_key(&self, (index, run): RunAt, of: &KeyChange, is: impl Fn(&KeyChange) -> bool) -> bool {
+    /// Whether a message of the run takes the primary key that a change gives up. A spilled run cannot tell.
+    fn takes_over(&self, (index, run): RunAt, change: &KeyChange) -> bool {
         let segment = &self.segments[index];
-        if segment.runs[run].spilled {
+        if segment.runs[run].spilled || change.released.is_none() {
             return false;
         }
         let end = segment.runs.get(run + 1).map_or(segment.bytes.len(), |r| r.start);
-        let messages = messages_between(segment, segment.runs[run].start, end);
-        messages.iter().any(|k| k.schema == of.schema && k.name == of.name && is(k))
+        takers(segment, segment.runs[run].start, end).any(|taker| taker == *change)
     }
 
     /// The end of the place's open chunk.
@@ -572,26 +559,23 @@ fn copy_introductions(chunk: &[u8], out: &mut Vec<u8>) -> u32 {
     relations
 }
 
-/// What the messages in a stretch of a segment do to keys.
-fn messages_between(segment: &Segment, from: usize, to: usize) -> Vec<KeyChange> {
-    let owned = |key: Vec<Value>| key.into_iter().map(|v| v.map(<[u8]>::to_vec)).collect::<Vec<_>>();
+/// The keys that the messages in a stretch of a segment take, as changes that would have given them up.
+fn takers(segment: &Segment, from: usize, to: usize) -> impl Iterator<Item = KeyChange> {
     let mut found = Vec::new();
     let ends = segment.chunks.iter().skip(1).copied().chain([segment.bytes.len()]);
     for (start, end) in segment.chunks.iter().copied().zip(ends).filter(|&(s, e)| s < to && e > from) {
         each_message(&segment.bytes[start..end], |at, _, message, relations| {
-            let (relation, [released, acquired]) = decode::keys(message, relations);
-            if (from..to).contains(&(start + at)) && (released.is_some() || acquired.is_some()) {
+            let Some((relation, key)) = decode::key_taken(message, relations) else { return };
+            if (from..to).contains(&(start + at)) {
                 found.push(KeyChange {
-                    preceded: false,
                     schema: relations[relation].schema.to_vec(),
                     name: relations[relation].name.to_vec(),
-                    released: released.map(owned),
-                    acquired: acquired.map(owned),
+                    released: Some(key.into_iter().map(|v: Value| v.map(<[u8]>::to_vec)).collect()),
                 });
             }
         });
     }
-    found
+    found.into_iter()
 }
 
 /// Calls `each` with start, end, the message and what was introduced so far.

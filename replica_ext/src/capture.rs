@@ -122,6 +122,7 @@ pub fn subtransaction_aborted() {
 
 impl Capture {
     fn log_change(&mut self, call: &Call) {
+        self.truncate = None;
         let captured = self.relation(call);
         let description = &captured.description;
         if description.key.is_empty() {
@@ -155,11 +156,9 @@ impl Capture {
         } else {
             let spot = Spot { cid, superseded_by, depth: session::trigger_depth() };
             let key = || KeyChange {
-                preceded: call.is_preceded(),
                 schema: description.schema.clone(),
                 name: description.name.clone(),
                 released: old.as_ref().filter(|_| new.is_none() || key_changed).map(|v| captured.key_of(v)),
-                acquired: new.as_ref().filter(|_| old.is_none() || key_changed).map(|v| captured.key_of(v)),
             };
             match self.buffer.place(spot, key) {
                 Ok(place) => place,

@@ -226,16 +226,12 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// The key that a message gives up and the one that it takes, as values in key order.
-pub fn keys<'a>(message: &Message<'a>, relations: &[Relation]) -> (usize, [Option<Vec<Value<'a>>>; 2]) {
-    let of = |relation: usize, row: &[Value<'a>]| relations[relation].key.iter().map(|&k| row[k]).collect();
+/// The primary key that a message takes, as values in key order, and the number of the relation.
+pub fn key_taken<'a>(message: &Message<'a>, relations: &[Relation]) -> Option<(usize, Vec<Value<'a>>)> {
     match message {
-        Message::Insert { relation, new } => (*relation, [None, Some(of(*relation, new))]),
-        Message::KeyUpdate { relation, key, new, .. } => {
-            (*relation, [Some(key.clone()), Some(of(*relation, new))])
+        Message::Insert { relation, new } | Message::KeyUpdate { relation, new, .. } => {
+            Some((*relation, relations[*relation].key.iter().map(|&k| new[k]).collect()))
         }
-        Message::Delete { relation, key } => (*relation, [Some(key.clone()), None]),
-        Message::Update { relation, .. } => (*relation, [None, None]),
-        Message::Introduction | Message::Truncate { .. } | Message::Statement { .. } => (0, [None, None]),
+        _ => None,
     }
 }

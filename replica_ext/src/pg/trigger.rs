@@ -54,25 +54,6 @@ impl Call<'_> {
         relation::captured_ancestor(self.relation_oid(), function).unwrap_or(self.relation_oid())
     }
 
-    /// Whether another AFTER ROW trigger fires on this event before ours.
-    pub fn is_preceded(&self) -> bool {
-        let event = match self.event() {
-            Event::Insert => pg_sys::TRIGGER_TYPE_INSERT,
-            Event::Update => pg_sys::TRIGGER_TYPE_UPDATE,
-            Event::Delete => pg_sys::TRIGGER_TYPE_DELETE,
-            Event::Truncate => return false,
-        };
-        let kind = pg_sys::TRIGGER_TYPE_LEVEL_MASK | pg_sys::TRIGGER_TYPE_TIMING_MASK;
-        // SAFETY: the relation is open and the trigger valid for the duration of the call.
-        unsafe {
-            let own = (*self.0.tg_trigger).tgoid;
-            relation::triggers(self.0.tg_relation)
-                .iter()
-                .take_while(|t| t.tgoid != own)
-                .any(|t| t.tgtype as u32 & kind == pg_sys::TRIGGER_TYPE_ROW && t.tgtype as u32 & event != 0)
-        }
-    }
-
     fn old_tuple(&self) -> HeapTuple {
         self.0.tg_trigtuple
     }

@@ -39,6 +39,27 @@ pub mod tests {
         assert_eq!(log_of("insert into t (id) values (1), (2), (3)"), EXPECTED);
     }
 
+    /// The first row is changed after the second: neither tells where the other was inserted.
+    #[pg_test]
+    fn a_trigger_before_ours_changes_the_next_row_and_its_own() {
+        captured("t", "id int primary key, n int default 0");
+        Spi::run(
+            "create function both_rows() returns trigger language plpgsql as $$ begin
+                 update t set n = n + 1 where id = new.id + 1;
+                 update t set n = n + 10 where id = new.id;
+                 return null;
+             end $$;
+             create trigger \"!\" after insert on t for each row execute function both_rows()",
+        )
+        .expect("the trigger can be made");
+        let log = log_of("insert into t (id) values (1), (2)");
+        assert_eq!(
+            log[..2],
+            ["INSERT INTO public.t (id, n) VALUES (1, 0)", "INSERT INTO public.t (id, n) VALUES (2, 0)"]
+        );
+        assert_eq!(log.len(), 5);
+    }
+
     #[pg_test]
     fn a_trigger_before_ours_inserts_the_deleted_key_again() {
         captured("t", "id int primary key, n int default 0");
