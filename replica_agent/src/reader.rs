@@ -34,7 +34,7 @@ use postgres::{Client, Row, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 
-/// Transactions per statement: with payloads of at most 8000 bytes the answer stays below 8 MB.
+/// Transactions per statement: with payloads of at most 7900 bytes the answer stays below 8 MB.
 const TRANSACTIONS_MAX: i64 = 1000;
 /// Chunks per statement while a large transaction streams.
 const CHUNKS_MAX: i64 = 128;
@@ -102,7 +102,7 @@ struct Head {
 
 impl Head {
     fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(self.chunks as usize * 8000, Vec::len)
+        self.payload.as_ref().map_or(self.chunks as usize * 7900, Vec::len)
     }
 }
 

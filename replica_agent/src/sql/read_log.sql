@@ -28,7 +28,7 @@ union all
 select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
        case when chunks = 1 then payload end
   from (select *, sum(changes) over w - changes as changes_before, sum(bytes) over w - bytes as bytes_before
-          from (select *, case when chunks = 1 then octet_length(payload)::bigint else chunks * 8000::bigint end as bytes
+          from (select *, case when chunks = 1 then octet_length(payload)::bigint else chunks * 7900::bigint end as bytes
                   from pyreplica.log
                  where final
                    and id > $1::bigint
