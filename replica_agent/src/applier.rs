@@ -20,6 +20,9 @@ use crate::reader::{Chunk, Transaction};
 use crate::statement::{build, columns, Operation, SlaveColumn, SlaveTable};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
+use truncate::truncate;
+
+mod truncate;
 
 /// Prepared statements kept per session; a stream with more shapes than that starts over.
 const STATEMENTS_MAX: usize = 1000;
@@ -31,18 +34,24 @@ const REPORTS_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Applied {
     Done,
-    /// It changes a table that this slave does not have yet: nothing more of the batch may be applied.
+    /// It changes a table that this slave does not have yet, or not by this name (`Tables::met`): nothing more of the
+    /// batch may be applied.
     UnknownTable {
         schema: String,
         name: String,
     },
 }
 
+type Name = (String, String);
+
 pub struct Applier {
     agent: String,
     slave: String,
     statements: HashMap<Vec<u8>, Statement>,
-    tables: HashMap<(String, String), Arc<SlaveTable>>,
+    /// By their names on the slave.
+    tables: HashMap<Name, Arc<SlaveTable>>,
+    /// Relations of the batch at hand that the slave has by another name.
+    aliases: HashMap<(Name, u32), Name>,
     /// Key into `statements`, kept to spare an allocation per change.
     shape: Vec<u8>,
     /// Of the batch at hand.
@@ -59,6 +68,7 @@ impl Applier {
             slave: slave.to_owned(),
             statements: HashMap::new(),
             tables: HashMap::new(),
+            aliases: HashMap::new(),
             shape: Vec::new(),
             conflicts: 0,
             recent: 0,
@@ -71,7 +81,7 @@ impl Applier {
         &mut self,
         client: &mut Client,
         chunk: &Chunk,
-        tables: &Tables,
+        tables: &mut Tables,
         stop: &Stop,
     ) -> Result<Applied> {
         let transaction = &*chunk.transaction;
@@ -81,22 +91,42 @@ impl Applier {
             if stop.is_set() {
                 return Err(Error::new(Kind::Stopped, "asked to stop"));
             }
-            let mut gate = |number: usize| {
+            let relations = change.relations();
+            let mut wanted = Vec::with_capacity(relations.len());
+            for &number in relations {
                 if gates.len() <= number {
                     gates.resize(number + 1, None);
                 }
                 let relation = decoder.relation(number);
-                *gates[number]
-                    .get_or_insert_with(|| tables.gate(relation.schema, relation.name, transaction.xid))
-            };
-            let relations = change.relations();
-            if let Some(&unknown) = relations.iter().find(|&&r| gate(r) == Gate::Unknown) {
-                let Relation { schema, name, .. } = decoder.relation(unknown);
-                return Ok(Applied::UnknownTable { schema: schema.to_string(), name: name.to_string() });
+                let gate = match gates[number] {
+                    Some(gate) => gate,
+                    None => match self.gate(client, relation, tables, transaction) {
+                        Ok(gate) => gate,
+                        Err(e) => return Err(self.failed(client, &decoder, &change, transaction, e)),
+                    },
+                };
+                gates[number] = Some(gate);
+                match gate {
+                    Gate::Apply => wanted.push(number),
+                    Gate::Skip => {}
+                    Gate::Unknown => {
+                        let &Relation { oid, schema, name, .. } = relation;
+                        tables.meet(schema, name, oid);
+                        self.forget_aliases();
+                        return Ok(Applied::UnknownTable {
+                            schema: schema.to_string(),
+                            name: name.to_string(),
+                        });
+                    }
+                }
             }
-            let wanted: Vec<usize> = relations.iter().copied().filter(|&r| gate(r) == Gate::Apply).collect();
             if wanted.is_empty() && !relations.is_empty() {
                 continue;
+            }
+            if let Change::Statement { .. } = change {
+                // It may rename tables of the slave.
+                gates.clear();
+                self.forget_aliases();
             }
             if let Err(e) = self.change(client, &decoder, &change, &wanted, transaction) {
                 return Err(self.failed(client, &decoder, &change, transaction, e));
@@ -105,8 +135,58 @@ impl Applier {
         Ok(Applied::Done)
     }
 
+    /// Whether to apply the changes of a relation. The slave may have it by another of its names: then the master has
+    /// to have said that it is the same table.
+    fn gate(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        tables: &Tables,
+        transaction: &Transaction,
+    ) -> Result<Gate> {
+        let &Relation { oid, schema, name, .. } = relation;
+        let gate = tables.gate(schema, name, oid, transaction.xid);
+        if gate != Gate::Apply || self.find(client, relation, self.name_of(relation))? {
+            return Ok(gate);
+        }
+        let Some(others) = tables.other_names(schema, name, oid) else { return Ok(Gate::Unknown) };
+        for other in others {
+            if self.find(client, relation, other.clone())? {
+                let own = (schema.to_owned(), name.to_owned());
+                self.aliases.insert((own, oid), other);
+                break;
+            }
+        }
+        // If it has none, the change fails and says so.
+        Ok(gate)
+    }
+
+    /// Is there a table of this name on the slave?
+    fn find(&mut self, client: &mut Client, relation: &Relation, name: Name) -> Result<bool> {
+        if self.tables.contains_key(&name) {
+            return Ok(true);
+        }
+        let found = describe(client, relation, &name)?;
+        let there = found.is_some();
+        if let Some(table) = found {
+            self.tables.insert(name, Arc::new(table));
+        }
+        Ok(there)
+    }
+
+    /// A relation's name on the slave.
+    fn name_of(&self, relation: &Relation) -> Name {
+        let own = (relation.schema.to_owned(), relation.name.to_owned());
+        if self.aliases.is_empty() {
+            return own;
+        }
+        let key = (own, relation.oid);
+        self.aliases.get(&key).cloned().unwrap_or(key.0)
+    }
+
     /// The batch is over: how many conflicts it had. Those that were not reported are counted in the log.
     pub fn end_batch(&mut self) -> u64 {
+        self.forget_aliases();
         if self.recent > 0 && self.recent_since.elapsed() > REPORTS_WITHIN {
             if self.recent > REPORTS_MAX {
                 let more = self.recent - REPORTS_MAX;
@@ -226,18 +306,15 @@ impl Applier {
         relations: &[&Relation],
         restart_identity: bool,
     ) -> Result<()> {
-        let mut targets: Vec<String> = Vec::new();
+        let mut targets: Vec<Arc<SlaveTable>> = Vec::new();
         for relation in relations {
-            let target = self.table(client, relation)?.target();
+            let target = self.table(client, relation)?;
             // Partitions come under the name of their root.
             if !targets.contains(&target) {
                 targets.push(target);
             }
         }
-        let restart = if restart_identity { " restart identity" } else { "" };
-        client
-            .batch_execute(&format!("truncate {}{restart}", targets.join(", ")))
-            .map_err(|e| failed_on(relations[0], e))
+        truncate(client, relations[0], &targets, restart_identity)
     }
 
     /// Runs a prepared statement for one change; gives the number of rows.
@@ -271,8 +348,13 @@ impl Applier {
         let (key, set) = (columns(relation, key), columns(relation, set));
         self.shape.clear();
         self.shape.push(operation as u8);
-        for name in [relation.schema, relation.name] {
-            put_name(&mut self.shape, name);
+        if self.aliases.is_empty() {
+            put_name(&mut self.shape, relation.schema);
+            put_name(&mut self.shape, relation.name);
+        } else {
+            let (schema, name) = self.name_of(relation);
+            put_name(&mut self.shape, &schema);
+            put_name(&mut self.shape, &name);
         }
         self.shape.extend((key.len() as u16).to_be_bytes());
         for column in key.iter().chain(&set) {
@@ -299,24 +381,31 @@ impl Applier {
     }
 
     fn table(&mut self, client: &mut Client, relation: &Relation) -> Result<Arc<SlaveTable>> {
-        let name = (relation.schema.to_owned(), relation.name.to_owned());
-        if let Some(table) = self.tables.get(&name) {
-            return Ok(Arc::clone(table));
+        let name = self.name_of(relation);
+        if self.find(client, relation, name.clone())? {
+            return Ok(Arc::clone(&self.tables[&name]));
         }
-        let table = Arc::new(describe(client, relation)?);
-        self.tables.insert(name, Arc::clone(&table));
-        Ok(table)
+        let message = format!("table \"{}\" does not exist on the slave", full_name(relation));
+        Err(Error::new(Kind::Apply, message).with_sqlstate("42P01"))
     }
 
     /// Has somebody altered the slave's table since its statements were made? Asked before a conflict is believed: the
     /// old values were compared as the types of that time.
     fn was_altered(&mut self, client: &mut Client, relation: &Relation) -> Result<bool> {
         let known = self.table(client, relation)?;
-        let altered = *known != describe(client, relation)?;
+        let altered = Some(&*known) != describe(client, relation, &self.name_of(relation))?.as_ref();
         if altered {
             self.forget();
         }
         Ok(altered)
+    }
+
+    /// Somebody may rename the slave's table as soon as the transaction is over, and give its name to another.
+    fn forget_aliases(&mut self) {
+        if !self.aliases.is_empty() {
+            self.aliases.clear();
+            self.forget();
+        }
     }
 
     fn forget(&mut self) {
@@ -361,6 +450,7 @@ impl Applier {
         transaction: &Transaction,
         e: Error,
     ) -> Error {
+        self.aliases.clear();
         self.forget();
         self.conflicts = 0;
         if let Err(rollback) = client.batch_execute("rollback") {
@@ -371,19 +461,17 @@ impl Applier {
     }
 }
 
-fn describe(client: &mut Client, relation: &Relation) -> Result<SlaveTable> {
+fn describe(
+    client: &mut Client,
+    relation: &Relation,
+    (schema, name): &(String, String),
+) -> Result<Option<SlaveTable>> {
     let rows = client
-        .query(include_str!("sql/slave_table.sql"), &[&relation.schema, &relation.name])
+        .query(include_str!("sql/slave_table.sql"), &[schema, name])
         .map_err(|e| failed_on(relation, e))?;
-    let Some(first) = rows.first() else {
-        return Err(Error::new(
-            Kind::Apply,
-            format!("table \"{}\" does not exist on the slave", full_name(relation)),
-        )
-        .with_sqlstate("42P01"));
-    };
-    Ok(SlaveTable {
-        sql_name: quote::qualified(relation.schema, relation.name),
+    let Some(first) = rows.first() else { return Ok(None) };
+    Ok(Some(SlaveTable {
+        sql_name: quote::qualified(schema, name),
         only: first.get::<_, &str>("relkind") == "r",
         columns: rows
             .iter()
@@ -398,7 +486,7 @@ fn describe(client: &mut Client, relation: &Relation) -> Result<SlaveTable> {
                     .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),
             })
             .collect(),
-    })
+    }))
 }
 
 /// A statement queued on the master, under the search path it was queued with. It runs inside a DO block, where

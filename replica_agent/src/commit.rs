@@ -155,7 +155,7 @@ impl SlaveSession {
     pub fn apply(&mut self, chunks: &[Chunk], stop: &Stop) -> Result<Applied> {
         self.begin()?;
         for chunk in chunks {
-            let applied = self.applier.apply(&mut self.client, chunk, &self.tables, stop);
+            let applied = self.applier.apply(&mut self.client, chunk, &mut self.tables, stop);
             match applied {
                 Ok(Applied::Done) => {}
                 Ok(unknown) => {

@@ -13,6 +13,7 @@ use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::session;
+use crate::tables::Captured;
 use crate::wake::{Cancelable, Cancels, Stop};
 
 /// The log of the master at one moment.
@@ -200,6 +201,15 @@ impl Control {
                 Error::from_pg(format!("could not report the state of slave \"{slave}\" to the master"), e)
             })?;
         Ok(written == 1)
+    }
+
+    /// The captured table that a relation is, or is a partition of, as it is called now.
+    pub fn captured_as(&mut self, oid: u32) -> Result<Option<Captured>> {
+        let row = self
+            .client
+            .query_opt(include_str!("sql/captured_as.sql"), &[&oid])
+            .map_err(|e| Error::from_pg(format!("could not look for the table with OID {oid}"), e))?;
+        Ok(row.map(|row| Captured { schema: row.get(0), name: row.get(1), trigger_oid: row.get(2) }))
     }
 
     pub fn captured(&mut self) -> Result<Vec<CapturedTable>> {

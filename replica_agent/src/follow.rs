@@ -73,8 +73,10 @@ impl Member {
         name: &str,
     ) -> Result<()> {
         self.copy_new_tables(context, control)?;
-        if !self.session.tables.has(schema, name) {
-            self.session.tables.settle_gone(&mut self.session.client, schema, name)?;
+        let SlaveSession { client, tables, .. } = &mut self.session;
+        // What another member of the group met, this one may have or will meet.
+        if let Some(oid) = tables.met(schema, name) {
+            tables.settle_unknown(client, schema, name, oid, control.captured_as(oid)?)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! In: `pyreplica_agent.copied_table` of the slave, the captured tables of the master. Out: for a relation of the
 //! stream whether to apply its changes; and the list of tables that have to be copied first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use postgres::Client;
 
@@ -37,8 +37,20 @@ pub struct Tables {
     slave: String,
     initial: Initial,
     copied: HashMap<Name, Copied>,
-    /// No longer captured, and never copied: nothing of them is on the slave.
-    gone: HashSet<Name>,
+    /// Names that the stream gave to relations (by their oid on the master) and that had to be asked for there: the
+    /// table as it is called now, `None` when it is no longer captured. Not on record: such a name may pass, and
+    /// belong to another table next time.
+    asked: HashMap<(Name, u32), Option<Captured>>,
+    /// What the stream met last that has to be asked for.
+    unknown: Option<(Name, u32)>,
+}
+
+/// A captured table, as the master calls it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    pub schema: String,
+    pub name: String,
+    pub trigger_oid: u32,
 }
 
 impl Tables {
@@ -60,26 +72,57 @@ impl Tables {
                 Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) },
             );
         }
-        Ok(Tables { agent: agent.into(), slave: slave.into(), initial, copied, gone: HashSet::new() })
+        Ok(Tables {
+            agent: agent.into(),
+            slave: slave.into(),
+            initial,
+            copied,
+            asked: HashMap::new(),
+            unknown: None,
+        })
     }
 
     pub fn initial(&self) -> Initial {
         self.initial
     }
 
-    pub fn gate(&self, schema: &str, name: &str, xid: Xid) -> Gate {
-        let name = (schema.to_owned(), name.to_owned());
-        match self.copied.get(&name) {
+    pub fn gate(&self, schema: &str, name: &str, oid: u32, xid: Xid) -> Gate {
+        let key = (name_of(schema, name), oid);
+        let copied = match self.asked.get(&key) {
+            Some(Some(now)) => self.copied.values().find(|copied| copied.trigger_oid == now.trigger_oid),
+            _ => self.copied.get(&key.0),
+        };
+        match copied {
             Some(copied) if copied.snapshot.sees(xid) => Gate::Skip,
             Some(_) => Gate::Apply,
-            None if self.gone.contains(&name) => Gate::Skip,
+            None if self.asked.get(&key) == Some(&None) => Gate::Skip,
             None => Gate::Unknown,
         }
     }
 
-    /// Is it known what to do with changes of this table?
-    pub fn has(&self, schema: &str, name: &str) -> bool {
-        self.gate(schema, name, 0) != Gate::Unknown
+    /// What else the table is or was called, its name of now first; `None` when the master has not been asked.
+    pub fn other_names(&self, schema: &str, name: &str, oid: u32) -> Option<Vec<(String, String)>> {
+        let key = (name_of(schema, name), oid);
+        let Some(now) = self.asked.get(&key)? else { return Some(Vec::new()) };
+        let mut names: Vec<Name> = self
+            .copied
+            .iter()
+            .filter(|(_, copied)| copied.trigger_oid == now.trigger_oid)
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort();
+        names.insert(0, name_of(&now.schema, &now.name));
+        Some(names)
+    }
+
+    /// The stream met a relation of which the master has to be asked.
+    pub fn meet(&mut self, schema: &str, name: &str, oid: u32) {
+        self.unknown = Some((name_of(schema, name), oid));
+    }
+
+    /// The oid of the relation that the stream met under this name; `None` when it did not meet it here.
+    pub fn met(&self, schema: &str, name: &str) -> Option<u32> {
+        self.unknown.as_ref().filter(|(met, _)| *met == name_of(schema, name)).map(|(_, oid)| *oid)
     }
 
     /// Is every captured table known?
@@ -102,10 +145,11 @@ impl Tables {
             self.copied.values().map(|copied| (copied.trigger_oid, copied.clone())).collect();
         let mut to_copy = Vec::new();
         for table in captured {
-            self.gone.remove(&(table.schema.clone(), table.name.clone()));
             if self.knows(table) {
                 continue;
             }
+            // What was no longer captured may be again.
+            self.asked.retain(|_, now| now.is_some());
             if let Some(renamed) = by_trigger.get(&table.trigger_oid) {
                 self.mark(client, table, renamed.snapshot.clone(), renamed.rows)?;
             } else if self.initial == Initial::Copy {
@@ -117,9 +161,24 @@ impl Tables {
         Ok(to_copy)
     }
 
-    /// The stream named a relation that is neither known nor captured any more. Without an initial copy the slave has
-    /// had it from the start; else it never got it.
-    pub fn settle_gone(&mut self, client: &mut Client, schema: &str, name: &str) -> Result<()> {
+    /// The master was asked for a relation that the stream named. When it is captured, the name was that of a moment.
+    /// When it is not, and its name is new: without an initial copy the slave has had it from the start; else it
+    /// never got it.
+    pub fn settle_unknown(
+        &mut self,
+        client: &mut Client,
+        schema: &str,
+        name: &str,
+        oid: u32,
+        now: Option<Captured>,
+    ) -> Result<()> {
+        self.unknown = None;
+        let key = (name_of(schema, name), oid);
+        let gone = now.is_none() && !self.copied.contains_key(&key.0);
+        self.asked.insert(key, now);
+        if !gone {
+            return Ok(());
+        }
         if self.initial != Initial::Copy {
             let table = CapturedTable {
                 schema: schema.to_owned(),
@@ -134,7 +193,6 @@ impl Tables {
             "slave \"{}\": changes of table {schema}.{name} are left out: it is no longer replicated and was never copied",
             self.slave
         );
-        self.gone.insert((schema.to_owned(), name.to_owned()));
         Ok(())
     }
 
@@ -181,6 +239,10 @@ impl Tables {
     }
 }
 
+fn name_of(schema: &str, name: &str) -> Name {
+    (schema.to_owned(), name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,14 +251,19 @@ mod tests {
     fn what_is_in_the_copy_is_not_applied_again() {
         let copied = Copied { trigger_oid: 1, snapshot: "10:20:10,15".parse().unwrap(), rows: Some(3) };
         let name = |n: &str| ("public".to_owned(), n.to_owned());
+        let t_now = Captured { schema: "public".into(), name: "t".into(), trigger_oid: 1 };
         let tables = Tables {
             agent: "a".into(),
             slave: "s".into(),
             initial: Initial::Copy,
             copied: HashMap::from([(name("t"), copied)]),
-            gone: HashSet::from([name("old")]),
+            asked: HashMap::from([((name("old"), 8), None), ((name("passing"), 7), Some(t_now))]),
+            unknown: None,
         };
-        let check = |table, xid, gate| assert_eq!(tables.gate("public", table, xid), gate);
+        let check = |table, xid, gate| {
+            let oid = if table == "old" { 8 } else { 7 };
+            assert_eq!(tables.gate("public", table, oid, xid), gate);
+        };
         check("t", 9, Gate::Skip);
         check("t", 10, Gate::Apply);
         check("t", 12, Gate::Skip);
@@ -204,7 +271,12 @@ mod tests {
         check("t", 20, Gate::Apply);
         check("old", 12, Gate::Skip);
         check("new", 12, Gate::Unknown);
-        assert!(tables.has("public", "old") && !tables.has("other", "t"));
+        check("passing", 12, Gate::Skip);
+        check("passing", 20, Gate::Apply);
+        assert_eq!(tables.gate("public", "passing", 9, 20), Gate::Unknown, "another table's turn");
+        assert_eq!(tables.gate("other", "t", 7, 20), Gate::Unknown);
+        assert_eq!(tables.other_names("public", "t", 7), None);
+        assert_eq!(tables.other_names("public", "passing", 7).unwrap()[0], name("t"));
         let captured = |name: &str, trigger_oid| CapturedTable {
             schema: "public".into(),
             name: name.into(),

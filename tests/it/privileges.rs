@@ -118,3 +118,34 @@ fn without_replication_role_triggers_of_the_slave_fire() {
     trio.once().expect_code(0);
     trio.assert_same();
 }
+
+/// TRUNCATE ... RESTART IDENTITY is for the owner of the sequences; the agent's role sets them.
+#[test]
+fn restart_identity_needs_no_owner() {
+    role("p_truncate", "");
+    let trio =
+        Setup::new("create table t (id serial primary key, n int generated always as identity (start 5))")
+            .slaves(1)
+            .build();
+    let slave = &trio.slaves[0];
+    slave.run(&format!(
+        "grant create on database \"{}\" to p_truncate; grant select, insert, update, delete, truncate on t to p_truncate;
+         grant set on parameter session_replication_role to p_truncate",
+        slave.name
+    ));
+    let (master, slaves) =
+        trio.config().split_once("[[slave]]").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a slave");
+    trio.agent.configure(&format!("{master}[[slave]]{}", slaves.replace("user=postgres", "user=p_truncate")));
+    trio.once().expect_code(0);
+    slave.run("select setval('t_id_seq', 77), setval('t_n_seq', 78)");
+    trio.master
+        .run("insert into t default values; truncate t restart identity; insert into t default values");
+    trio.once()
+        .expect_code(1)
+        .expect_text(&["GRANT UPDATE ON SEQUENCE public.t_id_seq, public.t_n_seq TO p_truncate"]);
+    slave.run("grant update on sequence t_id_seq, t_n_seq to p_truncate");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    assert_eq!(slave.value("select last_value, is_called from t_id_seq"), "1|f");
+    assert_eq!(slave.value("select last_value, is_called from t_n_seq"), "5|f");
+}

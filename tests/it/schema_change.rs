@@ -126,3 +126,47 @@ fn a_renamed_table_goes_on_under_its_new_name() {
     trio.catch_up_and_compare();
     assert_eq!(trio.slaves[0].value("select count(*) from renamed"), "2");
 }
+
+#[test]
+fn rows_written_under_a_passing_name_are_not_lost() {
+    let mut trio = Trio::start(
+        "create table t (id int primary key, v int); create table other (id int primary key, v int);
+         create table parts (id int primary key, v int) partition by range (id);
+         create table part1 partition of parts for values from (0) to (100)",
+    );
+    trio.master.run(
+        "begin; insert into t values (1, 1); alter table t rename to passing; insert into passing values (2, 2);
+         update passing set v = 3 where id = 1; alter table passing rename to t; commit",
+    );
+    // Another table under the same name, and a schema that passes.
+    trio.master.run(
+        "begin; alter table other rename to passing; insert into passing values (7, 7); alter table passing rename to other;
+         create schema elsewhere; alter table t set schema elsewhere; insert into elsewhere.t values (4, 4);
+         alter table elsewhere.t set schema public; drop schema elsewhere; commit",
+    );
+    trio.master.run(
+        "begin; alter table parts rename to passing; insert into passing values (5, 5);
+         alter table passing rename to parts; insert into parts values (6, 6); commit",
+    );
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].value("select count(*) from t"), "3");
+    assert_eq!(trio.slaves[1].value("select id from other"), "7");
+    assert_eq!(trio.slaves[0].value("select count(*) from parts"), "2");
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
+fn a_table_renamed_on_the_master_keeps_its_name_on_the_slave() {
+    let mut trio = Setup::new(TABLE).atomic().start();
+    trio.master
+        .run("insert into t values (1); alter table t rename to renamed; insert into renamed values (2)");
+    trio.master.run("update renamed set v = 'x' where id = 1; delete from renamed where id = 2");
+    trio.catch_up();
+    for slave in &trio.slaves {
+        assert_eq!(slave.rows("select id, v from t"), ["1|x"]);
+        slave.run("alter table t rename to renamed");
+    }
+    trio.master.run("truncate renamed; insert into renamed values (3)");
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].rows("select id from renamed"), ["3"]);
+}
