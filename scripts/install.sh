@@ -20,6 +20,7 @@ sudo=
 for directory in "$prefix/bin" "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
     writable "$directory" || sudo=sudo
 done
-$sudo cp -R --no-preserve=ownership "$tree/extension/." /
+# A library that running servers have mapped must not be written to: a new file takes its place.
+$sudo cp -R --remove-destination --no-preserve=ownership "$tree/extension/." /
 $sudo install -D -m 755 "$tree/replica_agent" "$prefix/bin/replica_agent"
 echo "installed: extension pyreplica in $("$pg_config" --sharedir)/extension, agent in $prefix/bin/replica_agent"

@@ -6,9 +6,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# One run at a time in a working tree.
+# One run at a time for a target directory, which names the copy.
 target=${CARGO_TARGET_DIR:-$PWD/target}
 mkdir -p "$target"
+target=$(cd "$target" && pwd)
 exec 9>"$target/postgres.lock"
 flock 9
 
@@ -29,7 +30,7 @@ done
 # Always the same place, or pgrx builds its bindings anew. Servers of root run as another user, which may not get
 # into the working tree.
 if [ "$(id -u)" = 0 ]; then
-    copy=/var/cache/pyreplica-test-$(pwd | cksum | cut -d ' ' -f 1)
+    copy=/var/cache/pyreplica-test-$(echo "$target" | cksum | cut -d ' ' -f 1)
 else
     copy=$target/postgres
 fi

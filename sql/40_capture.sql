@@ -41,6 +41,9 @@ begin
     elsif not exists (select from pg_index where indrelid = rel and indisprimary) then
         state := '42P16'; message := format('table %s has no primary key', rel);
         hint := 'Add one with ALTER TABLE ... ADD PRIMARY KEY.';
+    elsif exists (select from pg_index where indrelid = rel and indisprimary and not indimmediate) then
+        state := '42P16'; message := format('primary key of table %s is deferrable', rel);
+        hint := 'Two rows may share it for a while, so it cannot tell them apart. Use a primary key that is NOT DEFERRABLE.';
     elsif exists (select from pg_attribute a join pg_index i on i.indrelid = a.attrelid and a.attnum = any(i.indkey)
                   where i.indrelid = rel and i.indisprimary and a.attgenerated <> '') then
         state := '42P16'; message := format('primary key of table %s has a generated column', rel);

@@ -18,13 +18,14 @@ comment on function pyreplica.max_log_bytes() is 'the setting pyreplica.max_log_
 -- the next statement, which then checks every slave's position against them.
 -- Where the lock or the check fails nothing happens; the agent calls again later.
 --
--- Slaves that keep the log beyond pyreplica.max_log_size are put to state 'needs copy' and no longer count.
+-- Beyond pyreplica.max_log_size the slave that is farthest behind is put to state 'needs copy' and no longer counts;
+-- one in a call, so that what it held is emptied before another one is given up.
 create function pyreplica.rotate_log() returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
+    max_size constant bigint := pyreplica.max_log_bytes();
     -- A table this large is left for the next one. Small enough to stay in memory, large enough to rotate seldom.
-    rotate_size constant bigint := 16 * 1024 * 1024;
-    max_size bigint := pyreplica.max_log_bytes();
+    rotate_size constant bigint := least(16 * 1024 * 1024, coalesce(nullif(max_size, 0) / 4, 16 * 1024 * 1024));
     log_size bigint;
     current_no int;
     log_table regclass;
@@ -32,32 +33,13 @@ declare
     last_rank bigint;
     last_xid xid8;
     slow record;
+    slowest_agent text;
+    slowest_name text;
+    slowest_rank bigint;
 begin
     -- Without slaves nothing is known to be applied, and one with initial = "oldest" may still come.
     if not exists (select from pyreplica.slave) then
         return;
-    end if;
-
-    if max_size > 0 then
-        loop
-            select sum(pg_total_relation_size(format('pyreplica.log_%s', i)::regclass)) into log_size
-              from generate_series(0, 2) i;
-            exit when log_size <= max_size;
-            -- The one that is farthest behind, unless nobody is behind.
-            select agent, name into slow from pyreplica.slave s
-             where state <> 'needs copy'
-               and exists (select from pyreplica.log l where l.final
-                           and (s.rank is null or l.id > s.rank))
-             order by rank nulls first limit 1;
-            exit when not found;
-            update pyreplica.slave
-               set state = 'needs copy', state_since = clock_timestamp(), error_since = clock_timestamp(),
-                   last_error = format('the log reached %s, the limit is pyreplica.max_log_size = %s',
-                                       pg_size_pretty(log_size), pg_size_pretty(max_size)),
-                   sqlstate = '53400', hint = 'Copy the slave again with "replica_agent copy".'
-             where agent = slow.agent and name = slow.name;
-            exit when not exists (select from pyreplica.slave where state <> 'needs copy');
-        end loop;
     end if;
 
     select last_value into current_no from pyreplica.log_current;
@@ -95,6 +77,35 @@ begin
     elsif pg_relation_size(format('pyreplica.log_%s', current_no)::regclass) >= rotate_size
        and pg_relation_size(format('pyreplica.log_%s', (current_no + 2) % 3)::regclass) = 0 then
         perform setval('pyreplica.log_current', (current_no + 2) % 3, true);
+    end if;
+
+    select sum(pg_total_relation_size(format('pyreplica.log_%s', i)::regclass)) into log_size
+      from generate_series(0, 2) i;
+    if max_size = 0 or log_size <= max_size then
+        return;
+    end if;
+    select last_value into current_no from pyreplica.log_current;
+    for i in 0 .. 2 loop
+        -- Of those that hold a table which is no longer written to: the writers' table would not be emptied.
+        continue when i = current_no;
+        execute format(
+            'select agent, name, coalesce(rank, -1) as rank from pyreplica.slave s
+              where s.state <> ''needs copy''
+                and (s.rank is null or exists (select from pyreplica.log_%s l where l.final and l.id > s.rank))
+              order by s.rank nulls first limit 1', i) into slow;
+        if slow.name is not null and (slowest_name is null or slow.rank < slowest_rank) then
+            slowest_agent := slow.agent;
+            slowest_name := slow.name;
+            slowest_rank := slow.rank;
+        end if;
+    end loop;
+    if slowest_name is not null then
+        update pyreplica.slave
+           set state = 'needs copy', state_since = clock_timestamp(), error_since = clock_timestamp(),
+               last_error = format('the log reached %s, the limit is pyreplica.max_log_size = %s',
+                                   pg_size_pretty(log_size), pg_size_pretty(max_size)),
+               sqlstate = '53400', hint = 'Copy the slave again with "replica_agent copy".'
+         where agent = slowest_agent and name = slowest_name;
     end if;
 end $$;
 comment on function pyreplica.rotate_log() is 'empties chunk tables that every slave has passed';

@@ -14,8 +14,11 @@ create function pyreplica.join_pieces(of_xid xid8, of_seq bigint, first_id bigin
        and id <= (select min(id) from pyreplica.log where xid = of_xid and seq = of_seq and id > first_id and piece = 3)
 $$;
 
+-- id tells changes apart and orders them as slaves apply them: a million for each rank. (The changes of a larger
+-- transaction share ids with those that follow.)
 create view pyreplica.replica_log as
-    select c.id, c.xid, c.ts, c.username::text, c.origin, d.relation, d.op, d.key, d.new, d.old, d.sql
+    select (c.rank - 1) * 1000000 + row_number() over (partition by c.xid order by c.seq, c.id, d.n) as id,
+           c.xid, c.ts, c.username, c.origin, d.relation, d.op, d.key, d.new, d.old, d.sql
       from (select l.*, max(l.id) over (partition by l.xid) as rank from pyreplica.log l) c
            cross join lateral pyreplica.decode_chunk(
                case when c.piece = 1 then pyreplica.join_pieces(c.xid, c.seq, c.id) else c.payload end) d

@@ -160,6 +160,17 @@ pub fn check(config: &Config) -> Report {
             }
         }
     }
+    for (i, (slave, server)) in servers.iter().enumerate() {
+        let same = |(_, other): &&(&Slave, Server)| {
+            (&other.system_identifier, &other.database) == (&server.system_identifier, &server.database)
+        };
+        if let Some((other, _)) = servers[..i].iter().find(same) {
+            report.error(
+                format!("slaves \"{}\" and \"{}\" are the same database", other.name, slave.name),
+                "Remove one of them from the configuration.",
+            );
+        }
+    }
     enough_prepared(&servers, &mut report);
     report
 }

@@ -71,9 +71,15 @@ enum Phase {
 }
 
 impl SlaveSession {
-    /// Connects and makes sure that the agent's schema is there.
-    pub fn open(slave: &Slave, agent: &str, cancels: &Cancels) -> Result<Self> {
+    /// Connects and makes sure that the agent's schema is there, once `admit` has found the database to be right.
+    pub fn open(
+        slave: &Slave,
+        agent: &str,
+        cancels: &Cancels,
+        admit: impl FnOnce(&mut Client) -> Result<()>,
+    ) -> Result<Self> {
         let mut client = session::connect_slave(slave)?;
+        admit(&mut client)?;
         let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
         create_schema(&mut client, name)?;

@@ -9,6 +9,7 @@ use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Send
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::identity::Identities;
 use crate::position::{Position, Target};
 use crate::reader::{Limits, Part, Reader};
 use crate::session;
@@ -21,9 +22,30 @@ const PARTS_MAX: usize = 2;
 #[derive(Clone)]
 pub struct Context {
     pub config: Config,
+    /// One transaction is a batch: after an error in a joined batch, so that all before the one that fails are
+    /// committed, and the slave may be mended between two of them.
+    pub careful: bool,
     pub stop: Stop,
     pub cancels: Cancels,
     pub waker: Waker,
+    pub identities: Identities,
+}
+
+/// Batches of one transaction before it is tried again to join them.
+pub const CAREFUL_BATCHES: u32 = 1000;
+
+impl Context {
+    pub fn careful(&self) -> Context {
+        Context { careful: true, ..self.clone() }
+    }
+
+    fn limits(&self) -> Limits {
+        let agent = &self.config.agent;
+        match self.careful {
+            true => Limits { rows: 1, bytes: 1 },
+            false => Limits { rows: agent.batch_rows, bytes: agent.batch_bytes },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +117,7 @@ fn read(
     let client = session::connect_master(&context.config.master.dsn, "read")?;
     let _cancelable = context.cancels.add(&context.config.master.dsn, &client)?;
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
-    let limits = Limits { rows: agent.batch_rows, bytes: agent.batch_bytes };
-    let mut reader = Reader::new(client, context.config.agent_name(), &names, limits)?;
+    let mut reader = Reader::new(client, context.config.agent_name(), &names, context.limits())?;
     let hand_on =
         |item| items.send(Ok(item)).map_err(|_| Error::new(Kind::Stopped, "nobody takes what is read"));
     loop {

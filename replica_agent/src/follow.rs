@@ -11,7 +11,7 @@ use crate::config::{Initial, Slave};
 use crate::control::Control;
 use crate::copy::copy_table;
 use crate::error::{Error, Kind, Result};
-use crate::feed::{Context, Feed, Item};
+use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::pipeline::Mode;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
@@ -36,6 +36,15 @@ pub enum Ended {
     Target,
     /// Tables are there that the slave does not have.
     NewTables,
+    /// What was applied with care is applied: transactions can be joined again.
+    Passed,
+}
+
+/// What is left to do after a life without an error.
+pub enum Served {
+    Done,
+    /// Go on with transactions joined.
+    Passed,
 }
 
 impl Member {
@@ -93,6 +102,7 @@ impl Member {
         let feed = Feed::start(context, &[&name], self.position.clone(), target.cloned())?;
         let mut looked = Instant::now();
         let mut open = false;
+        let mut batches = 0;
         loop {
             let timeout = self.reporter.due().map_or(timer, |due| due.min(timer));
             match feed.next(timeout)? {
@@ -113,9 +123,18 @@ impl Member {
                             end.position
                         );
                         self.reporter.moved(control, &end.position, end.more)?;
+                        batches += 1;
+                        if context.careful && batches >= CAREFUL_BATCHES {
+                            return Ok(Ended::Passed);
+                        }
                     }
                 }
-                Some(Item::Level) => self.reporter.level(control)?,
+                Some(Item::Level) => {
+                    self.reporter.level(control)?;
+                    if context.careful {
+                        return Ok(Ended::Passed);
+                    }
+                }
                 Some(Item::Target) => {
                     if let Some(target) = target {
                         self.move_to(target)?;
@@ -188,11 +207,19 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
     let mut backoff = Backoff::new();
     let mut errors = ErrorLog::default();
     let mut attempts = 0;
+    let mut context = context.clone();
     let name = &slave.name;
     loop {
         let mut control = None;
         let began = Instant::now();
-        let Err(e) = serve(context, slave, mode, &mut control) else { return Ok(()) };
+        let e = match serve(&context, slave, mode, &mut control) {
+            Ok(Served::Done) => return Ok(()),
+            Ok(Served::Passed) => {
+                context.careful = false;
+                continue;
+            }
+            Err(e) => e,
+        };
         if context.stop.is_set() || e.kind() == Kind::Stopped {
             log::debug!("slave \"{name}\": {e:#}");
             report_last(control.as_mut(), name, None);
@@ -203,6 +230,11 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
         {
             log::debug!("slave \"{name}\": trying again at once after: {e:#}");
             attempts += 1;
+            continue;
+        }
+        if e.kind() == Kind::Apply && !context.careful {
+            log::debug!("slave \"{name}\": trying again transaction by transaction after: {e:#}");
+            context = context.careful();
             continue;
         }
         report_last(control.as_mut(), name, Some(&e));
@@ -223,12 +255,14 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
 }
 
 /// One life of the sessions; the control session is left to the caller, who may have an error to report.
-fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Control>) -> Result<()> {
+fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Control>) -> Result<Served> {
     let control = control.insert(Control::open(&context.config, &context.cancels)?);
     if !stand_by(context, control, &slave.name, mode)? {
-        return Ok(());
+        return Ok(Served::Done);
     }
-    let mut session = SlaveSession::open(slave, context.config.agent_name(), &context.cancels)?;
+    let mut session = SlaveSession::open(slave, context.config.agent_name(), &context.cancels, |client| {
+        context.identities.take(&mut control.client, client, &slave.name)
+    })?;
     session.recover(&mut |_| Ok(true))?;
     let mut member = Member::start(context, control, session)?;
     let target = match mode {
@@ -238,9 +272,13 @@ fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Cont
     loop {
         match member.stream(context, control, target.as_ref()) {
             Ok(Ended::NewTables) => {}
+            Ok(Ended::Passed) => return Ok(Served::Passed),
             Err(e) if !context.stop.is_set() => return Err(e),
             // At the target, or stopped: the master hears how far it came.
-            _ => return member.reporter.state(control, State::Stopped),
+            _ => {
+                member.reporter.state(control, State::Stopped)?;
+                return Ok(Served::Done);
+            }
         }
     }
 }
@@ -255,6 +293,10 @@ pub fn stand_by(context: &Context, control: &mut Control, slave: &str, mode: Mod
             false => Err(Error::new(Kind::Refused, format!("another agent serves {whom}"))
                 .hint("Leave the work to it, or stop it first.")),
         };
+    }
+    // We may have held the lock ourselves, in a session that is just ending.
+    if control.elect_soon(slave, &context.stop)? {
+        return Ok(true);
     }
     let mut told = false;
     while !control.elect(slave)? {

@@ -23,8 +23,8 @@ use crate::commit::SlaveSession;
 use crate::control::Control;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::feed::{Context, Feed, Item};
-use crate::follow::{report_last, stand_by, Ended, Member, ONCE_ATTEMPTS};
+use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
+use crate::follow::{report_last, stand_by, Ended, Member, Served, ONCE_ATTEMPTS};
 use crate::pipeline::{guarded, Mode};
 use crate::position::{Position, Target};
 use crate::reader::Chunk;
@@ -64,15 +64,29 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
     let mut backoff = Backoff::new();
     let mut errors = ErrorLog::default();
     let mut attempts = 0;
-    let names: Vec<&str> = context.config.slaves.iter().map(|s| s.name.as_str()).collect();
+    let mut context = context.clone();
+    let slaves = context.config.slaves.clone();
+    let names: Vec<&str> = slaves.iter().map(|s| s.name.as_str()).collect();
     loop {
         let mut control = None;
         let began = Instant::now();
-        let Err(Failure { slave, error }) = serve(context, mode, &mut control) else { return Ok(()) };
+        let Failure { slave, error } = match serve(&context, mode, &mut control) {
+            Ok(Served::Done) => return Ok(()),
+            Ok(Served::Passed) => {
+                context.careful = false;
+                continue;
+            }
+            Err(failure) => failure,
+        };
         if context.stop.is_set() || error.kind() == Kind::Stopped {
             log::debug!("group: {error:#}");
             names.iter().for_each(|name| report_last(control.as_mut(), name, None));
             return Ok(());
+        }
+        if error.kind() == Kind::Apply && !context.careful {
+            log::debug!("group: trying again transaction by transaction after: {error:#}");
+            context = context.careful();
+            continue;
         }
         for name in &names {
             match &slave {
@@ -103,11 +117,15 @@ fn wait_for(control: Option<&mut Control>, slave: &str) {
     }
 }
 
-fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::result::Result<(), Failure> {
+fn serve(
+    context: &Context,
+    mode: Mode,
+    control: &mut Option<Control>,
+) -> std::result::Result<Served, Failure> {
     let control = control.insert(Control::open(&context.config, &context.cancels)?);
     // The group's lock first; then those of the slaves, which "replica_agent copy" may hold.
     if !stand_by(context, control, "", mode)? {
-        return Ok(());
+        return Ok(Served::Done);
     }
     for slave in &context.config.slaves {
         if !control.elect_soon(&slave.name, &context.stop)? {
@@ -132,6 +150,7 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
     loop {
         match lock_step(context, control, &mut members, target.as_ref()) {
             Ok(Ended::NewTables) => {}
+            Ok(Ended::Passed) => return Ok(Served::Passed),
             Err(failure) if !context.stop.is_set() => return Err(failure),
             // At the target, or stopped: the master hears how far they came.
             _ => break,
@@ -140,7 +159,7 @@ fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> std::r
     for member in &mut members {
         member.reporter.state(control, State::Stopped)?;
     }
-    Ok(())
+    Ok(Served::Done)
 }
 
 /// Connects to all slaves and settles what was left prepared, on each that can be reached, even if another cannot.
@@ -148,12 +167,13 @@ fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<
     let mut sessions = Vec::new();
     let mut failure = None;
     for slave in &context.config.slaves {
-        let recovered = SlaveSession::open(slave, context.config.agent_name(), &context.cancels).and_then(
-            |mut session| {
-                session.recover(&mut |batch| control.is_decided(batch))?;
-                Ok(session)
-            },
-        );
+        let opened = SlaveSession::open(slave, context.config.agent_name(), &context.cancels, |client| {
+            context.identities.take(&mut control.client, client, &slave.name)
+        });
+        let recovered = opened.and_then(|mut session| {
+            session.recover(&mut |batch| control.is_decided(batch))?;
+            Ok(session)
+        });
         match recovered {
             Ok(session) => sessions.push(session),
             Err(e) => {
@@ -230,6 +250,7 @@ fn lock_step(
     }
     match ended {
         Reached::Target => Ok(Ended::Target),
+        Reached::Passed => Ok(Ended::Passed),
         Reached::NewTables(unknown) => {
             for member in members {
                 let settled = match &unknown {
@@ -245,6 +266,7 @@ fn lock_step(
 
 enum Reached {
     Target,
+    Passed,
     /// With the table that the stream named, if it was the stream.
     NewTables(Option<(String, String)>),
 }
@@ -301,6 +323,7 @@ impl Walk<'_> {
         let captured = self.control.captured()?;
         let mut looked = Instant::now();
         let mut open = false;
+        let mut batches = 0;
         loop {
             let timeout =
                 self.reporters.iter().filter_map(|r| r.due()).min().map_or(timer, |due| due.min(timer));
@@ -318,11 +341,18 @@ impl Walk<'_> {
                         for reporter in &mut self.reporters {
                             reporter.moved(self.control, &self.position, end.more)?;
                         }
+                        batches += 1;
+                        if context.careful && batches >= CAREFUL_BATCHES {
+                            return Ok(Reached::Passed);
+                        }
                     }
                 }
                 Some(Item::Level) => {
                     for reporter in &mut self.reporters {
                         reporter.level(self.control)?;
+                    }
+                    if context.careful {
+                        return Ok(Reached::Passed);
                     }
                 }
                 Some(Item::Target) => return Ok(Reached::Target),

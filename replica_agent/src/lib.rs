@@ -26,6 +26,7 @@ pub mod applier;
 pub mod commit;
 pub mod control;
 pub mod report;
+pub mod identity;
 pub mod feed;
 pub mod follow;
 pub mod group;

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::follow;
 use crate::group::follow_group;
+use crate::identity::Identities;
 use crate::wake::{listen, Cancels, Stop, Waker};
 
 /// After the order to stop: how long a statement may go on before it is cancelled, and how often that is repeated.
@@ -34,9 +35,11 @@ type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 pub fn run(config: &Config, mode: Mode, stop: &Stop) -> Result<()> {
     let context = Context {
         config: config.clone(),
+        careful: false,
         stop: stop.clone(),
         cancels: Cancels::default(),
         waker: Waker::default(),
+        identities: Identities::default(),
     };
     let agent = config.agent_name();
     log::info!(

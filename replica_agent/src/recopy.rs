@@ -17,6 +17,7 @@ use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::{report_last, Member};
+use crate::identity::Identities;
 use crate::quote;
 use crate::report::State;
 use crate::session::{cancel_on_stop, Canceller};
@@ -29,13 +30,17 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
     let slave = Slave { initial: Initial::Copy, ..slave.clone() };
     let context = Context {
         config: config.clone(),
+        careful: false,
         stop: stop.clone(),
         cancels: Cancels::default(),
         waker: Waker::default(),
+        identities: Identities::default(),
     };
     let mut control = Control::open(config, &context.cancels)?;
     lock_out(&mut control, config, &slave.name, stop)?;
-    let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels)?;
+    let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels, |client| {
+        context.identities.take(&mut control.client, client, &slave.name)
+    })?;
     let cancellers = vec![
         Canceller::new(&config.master.dsn, &control.client)?,
         Canceller::new(&slave.dsn, &session.client)?,

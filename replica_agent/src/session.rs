@@ -25,6 +25,7 @@ const PINNED: &[(&str, &str)] = &[
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
+    ("array_nulls", "on"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
     ("lc_monetary", "C"),

@@ -136,12 +136,27 @@ fn a_slave_without_privileges_is_told() {
 
 #[test]
 fn a_slave_that_is_the_master_is_refused() {
-    let trio = Setup::new(TABLE).slaves(1).build();
-    let other_way = format!("{} application_name=x", trio.master.dsn());
-    trio.agent.configure(&trio.config().replace(&trio.slaves[0].dsn(), &other_way));
+    for initial in ["copy", "current"] {
+        let mut setup = Setup::new(TABLE).slaves(1);
+        setup.initial = initial;
+        let trio = setup.build();
+        let other_way = format!("{} application_name=x", trio.master.dsn());
+        trio.agent.configure(&trio.config().replace(&trio.slaves[0].dsn(), &other_way));
+        for command in ["once", "check"] {
+            trio.agent.run(&[command]).expect_code(1).expect_text(&["slave \"slave1\" is the master itself"]);
+        }
+        let schema = "select count(*) from pg_namespace where nspname = 'pyreplica_agent'";
+        assert_eq!(trio.master.value(schema), "0");
+    }
+}
+
+#[test]
+fn two_slaves_that_are_one_database_are_refused() {
+    let trio = Setup::new(TABLE).build();
+    let other_way = format!("{} application_name=x", trio.slaves[0].dsn());
+    trio.agent.configure(&trio.config().replace(&trio.slaves[1].dsn(), &other_way));
     for command in ["once", "check"] {
-        let finished = trio.agent.run(&[command]).expect_text(&["slave1", "master"]);
-        assert!(matches!(finished.code, Some(1 | 2)), "{}", finished.text());
+        trio.agent.run(&[command]).expect_code(1).expect_text(&["are the same database"]);
     }
 }
 

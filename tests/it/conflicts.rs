@@ -74,6 +74,34 @@ fn an_existing_row_stops_the_slave_until_it_is_gone() {
     assert_eq!(trio.master.value("select count(*) from pyreplica.slave where last_error is not null"), "0");
 }
 
+/// Transactions are joined to batches; an error in one of them must not undo those before it again and again, or a
+/// slave could never be mended between two transactions that need different schemas.
+fn transactions_before_the_one_that_fails_are_kept(atomic: bool) {
+    let mut setup = Setup::new(TABLE);
+    setup.atomic = atomic;
+    let trio = setup.build();
+    trio.once().expect_code(0);
+    trio.slaves[0].run("insert into t values (2)");
+    for id in 1..=3 {
+        trio.master.run(&format!("insert into t values ({id})"));
+    }
+    trio.once().expect_code(1).expect_text(&["slave1", "public.t"]);
+    assert_eq!(trio.slaves[0].value("select string_agg(id::text, ' ' order by id) from t"), "1 2");
+    trio.slaves[0].run("delete from t where id = 2");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn transactions_before_the_one_that_fails_are_kept_by_each_slave() {
+    transactions_before_the_one_that_fails_are_kept(false);
+}
+
+#[test]
+fn transactions_before_the_one_that_fails_are_kept_by_a_group() {
+    transactions_before_the_one_that_fails_are_kept(true);
+}
+
 #[test]
 fn once_ends_with_the_error() {
     let trio = Setup::new(TABLE).build();

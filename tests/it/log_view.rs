@@ -25,6 +25,11 @@ fn it_reads_like_the_statements() {
             "TRUNCATE|public.t|postgres|elsewhere|null|null|null",
         ]
     );
+    // Ids tell changes apart, and order them.
+    assert_eq!(
+        trio.master.rows("select op from pyreplica.replica_log order by id desc"),
+        ["TRUNCATE", "INSERT", "DELETE", "UPDATE", "INSERT"]
+    );
     // The statements can be run: they lead to the same rows.
     let statements = trio.master.rows("select sql from pyreplica.replica_log");
     let copy = &trio.slaves[0];

@@ -53,6 +53,7 @@ fn settings_of_the_slave_do_not_matter() {
             "alter database {0} set datestyle = 'SQL, DMY'; alter database {0} set intervalstyle = 'sql_standard';
              alter database {0} set timezone = 'America/St_Johns'; alter database {0} set search_path = '';
              alter database {0} set standard_conforming_strings = off; alter database {0} set xmloption = document;
+             alter database {0} set array_nulls = off;
              alter database {0} set default_transaction_read_only = on; alter database {0} set statement_timeout = '1ms';
              alter database {0} set default_transaction_isolation = serializable",
             slave.name

@@ -1,5 +1,6 @@
 -- What the agent knows of slave $2: state $3, position $4, $5, $6 (NULL: as before), error $7, $8, $9.
--- A slave that was given up stays so until it is registered anew.
+-- A slave that was given up stays so until it is registered anew. An error stands until the slave has moved on: that it
+-- is tried again is not news.
 insert into pyreplica.slave as s
        (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since)
 values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7::text, $8, $9,
@@ -15,3 +16,6 @@ on conflict (agent, name) do update
        error_since = case when excluded.last_error is not null
                           then coalesce(s.error_since, excluded.error_since) end
  where s.state <> 'needs copy'
+   and not (s.last_error is not null and excluded.last_error is null
+            and excluded.state in ('catching up', 'copying')
+            and coalesce(excluded.rank, s.rank) is not distinct from s.rank)

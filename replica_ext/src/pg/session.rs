@@ -58,11 +58,24 @@ pub fn notify_agents() {
 
 /// Makes everything that is visible now durable; returns the WAL position up to which it is.
 pub fn flush_wal() -> u64 {
-    // SAFETY: both only read and write the state of the WAL.
+    // SAFETY: they only read and write the state of the WAL; the segment size is fixed since the start.
     unsafe {
-        let end = pg_sys::GetXLogInsertRecPtr();
+        let end = wal_end(pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64);
         pg_sys::XLogFlush(end);
         end
+    }
+}
+
+/// The end of the last record, given where the next one begins: where a page is full that is behind the header of
+/// the next page, which is not there yet and cannot be flushed (XLogBytePosToEndRecPtr).
+pub fn wal_end(next: u64, segment_size: u64) -> u64 {
+    const PAGE: u64 = pg_sys::XLOG_BLCKSZ as u64;
+    // SizeOfXLogLongPHD at the beginning of a segment, else SizeOfXLogShortPHD.
+    let header = if next % segment_size < PAGE { 40 } else { 24 };
+    if next % PAGE == header {
+        next - header
+    } else {
+        next
     }
 }
 

@@ -10,6 +10,8 @@ mod ordering;
 mod savepoints;
 mod tables;
 mod types;
+#[cfg(test)]
+mod wal;
 
 use pgrx::prelude::*;
 

@@ -86,6 +86,11 @@ pub mod tests {
         captured("t", "id int");
     }
 
+    #[pg_test(error = "primary key of table public.t is deferrable")]
+    fn a_deferrable_primary_key() {
+        captured("t", "id int primary key deferrable");
+    }
+
     #[pg_test(error = "table public.t is already replicated")]
     fn added_twice() {
         captured("t", "id int primary key");

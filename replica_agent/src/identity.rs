@@ -1,0 +1,48 @@
+//! Which database a session is in, whatever its connection string says: a slave must not be the master, nor another
+//! slave, under another name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postgres::Client;
+
+use crate::error::{Error, Kind, Result};
+
+/// System identifier of the server and oid of the database.
+type Identity = (String, u32);
+
+/// The databases that slaves of this agent are in.
+#[derive(Clone, Default)]
+pub struct Identities(Arc<Mutex<HashMap<Identity, String>>>);
+
+impl Identities {
+    /// Takes the slave's database for the slave; an error if it is the master's, or another slave's.
+    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<()> {
+        let of_slave = identify(slave)?;
+        if of_slave == identify(master)? {
+            return Err(Error::new(Kind::Refused, format!("slave \"{name}\" is the master itself"))
+                .hint("Give the slave a dsn that leads to another database."));
+        }
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = taken.get(&of_slave).filter(|other| *other != name) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("slaves \"{other}\" and \"{name}\" are the same database"),
+            )
+            .hint("Remove one of them from the configuration."));
+        }
+        taken.insert(of_slave, name.to_owned());
+        Ok(())
+    }
+}
+
+fn identify(client: &mut Client) -> Result<Identity> {
+    let row = client
+        .query_one(
+            "select (select system_identifier::text from pg_control_system()), oid
+               from pg_database where datname = current_database()",
+            &[],
+        )
+        .map_err(|e| Error::from_pg("could not ask a server which database it is", e))?;
+    Ok((row.get(0), row.get(1)))
+}
