@@ -140,7 +140,8 @@ fn a_slave_that_is_the_master_is_refused() {
         let mut setup = Setup::new(TABLE).slaves(1);
         setup.initial = initial;
         let trio = setup.build();
-        let other_way = format!("{} application_name=x", trio.master.dsn());
+        // The same socket by another path.
+        let other_way = trio.master.dsn().replacen(" port", "/. port", 1);
         trio.agent.configure(&trio.config().replace(&trio.slaves[0].dsn(), &other_way));
         for command in ["once", "check"] {
             trio.agent.run(&[command]).expect_code(1).expect_text(&["slave \"slave1\" is the master itself"]);
@@ -153,7 +154,7 @@ fn a_slave_that_is_the_master_is_refused() {
 #[test]
 fn two_slaves_that_are_one_database_are_refused() {
     let trio = Setup::new(TABLE).build();
-    let other_way = format!("{} application_name=x", trio.slaves[0].dsn());
+    let other_way = trio.slaves[0].dsn().replacen(" port", "/. port", 1);
     trio.agent.configure(&trio.config().replace(&trio.slaves[1].dsn(), &other_way));
     for command in ["once", "check"] {
         trio.agent.run(&[command]).expect_code(1).expect_text(&["are the same database"]);

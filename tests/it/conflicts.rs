@@ -66,6 +66,13 @@ fn an_existing_row_stops_the_slave_until_it_is_gone() {
         assert!(status.contains(part), "no {part} in {status}");
     }
     assert!(!trio.is_in_step(0));
+    // and since when, however often it is tried again
+    let since = "select error_since, state_since from pyreplica.slave_status where name = 'slave1'";
+    let first = trio.master.value(since);
+    let updated = "select updated_at from pyreplica.slave_status where name = 'slave1'";
+    let seen = trio.master.value(updated);
+    wait_for("another attempt", || (trio.master.value(updated) != seen).then_some(()));
+    assert_eq!(trio.master.value(since), first);
     let log = trio.agent.log();
     assert!(log.contains("insert_exists") && log.contains("slave1"), "{log}");
     // and goes on when the row is gone

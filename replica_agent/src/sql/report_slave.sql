@@ -6,16 +6,19 @@ insert into pyreplica.slave as s
 values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7::text, $8, $9,
         case when $7::text is not null then clock_timestamp() end)
 on conflict (agent, name) do update
-   set state = excluded.state,
-       state_since = case when s.state = excluded.state then s.state_since else clock_timestamp() end,
+   set (state, state_since, last_error, sqlstate, hint, error_since) =
+       (select case when k.keep then s.state else excluded.state end,
+               case when k.keep or s.state = excluded.state then s.state_since else clock_timestamp() end,
+               case when k.keep then s.last_error else excluded.last_error end,
+               case when k.keep then s.sqlstate else excluded.sqlstate end,
+               case when k.keep then s.hint else excluded.hint end,
+               case when k.keep or excluded.last_error is not null
+                    then coalesce(s.error_since, excluded.error_since) end
+          from (select s.last_error is not null and excluded.last_error is null
+                       and excluded.state in ('catching up', 'copying')
+                       and coalesce(excluded.rank, s.rank) is not distinct from s.rank as keep) k),
        rank = coalesce(excluded.rank, s.rank),
        snapshot = coalesce(excluded.snapshot, s.snapshot),
        applied_ts = coalesce(excluded.applied_ts, s.applied_ts),
-       updated_at = clock_timestamp(),
-       last_error = excluded.last_error, sqlstate = excluded.sqlstate, hint = excluded.hint,
-       error_since = case when excluded.last_error is not null
-                          then coalesce(s.error_since, excluded.error_since) end
+       updated_at = clock_timestamp()
  where s.state <> 'needs copy'
-   and not (s.last_error is not null and excluded.last_error is null
-            and excluded.state in ('catching up', 'copying')
-            and coalesce(excluded.rank, s.rank) is not distinct from s.rank)
