@@ -13,12 +13,13 @@ export PG_CONFIG
 DEBIAN_PG_CONFIG = /usr/lib/postgresql/15/bin/pg_config
 TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))
 
-.PHONY: help demo test check deps install package
+.PHONY: help demo test check bench deps install package
 
 help:
 	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
 	@echo 'make test      all tests, on private servers'
 	@echo 'make check     format, lints and the tests that need no server'
+	@echo 'make bench     what capture costs a writer (ROUNDS=5)'
 	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent into PREFIX/bin'
 	@echo 'make package   both as an archive under target/'
 	@echo 'make deps      what demo and test install: Debian packages, cargo-pgrx'
@@ -29,12 +30,15 @@ demo: deps
 test: deps
 	@scripts/with-postgres.sh scripts/test.sh $(TEST)
 
+bench: deps
+	@scripts/with-postgres.sh scripts/bench.sh
+
 check:
 	@scripts/install-deps.sh agent
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	@scripts/lint-extension.sh
-	cargo test --quiet -p replica_agent
+	cargo test --quiet
 
 deps:
 	@scripts/install-deps.sh all

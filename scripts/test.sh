@@ -24,4 +24,4 @@ step "master, slaves and agent"
 scripts/build-for-servers.sh --features failpoints
 # Tests mostly wait for servers: more of them at once than there are processors.
 PYREPLICA_AGENT=${CARGO_TARGET_DIR:-$PWD/target}/release/replica_agent \
-    cargo test -p pyreplica_tests -- --test-threads="${TEST_THREADS:-4}" "$@"
+    cargo test -p pyreplica_tests --test it -- --test-threads="${TEST_THREADS:-4}" "$@"

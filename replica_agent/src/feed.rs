@@ -35,6 +35,17 @@ pub struct Context {
 pub const CAREFUL_BATCHES: u32 = 1000;
 
 impl Context {
+    pub fn new(config: &Config, stop: &Stop) -> Context {
+        Context {
+            config: config.clone(),
+            careful: false,
+            stop: stop.clone(),
+            cancels: Cancels::default(),
+            waker: Waker::default(),
+            identities: Identities::default(),
+        }
+    }
+
     pub fn careful(&self) -> Context {
         Context { careful: true, ..self.clone() }
     }

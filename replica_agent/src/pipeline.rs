@@ -13,8 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::follow;
 use crate::group::follow_group;
-use crate::identity::Identities;
-use crate::wake::{listen, Cancels, Stop, Waker};
+use crate::wake::{listen, Stop};
 
 /// After the order to stop: how long a statement may go on before it is cancelled, and how often that is repeated.
 const CANCEL_AFTER: Duration = Duration::from_secs(2);
@@ -33,14 +32,7 @@ type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// Runs the agent; returns when it was told to stop or, with `Once`, when all slaves are done.
 pub fn run(config: &Config, mode: Mode, stop: &Stop) -> Result<()> {
-    let context = Context {
-        config: config.clone(),
-        careful: false,
-        stop: stop.clone(),
-        cancels: Cancels::default(),
-        waker: Waker::default(),
-        identities: Identities::default(),
-    };
+    let context = Context::new(config, stop);
     let agent = config.agent_name();
     log::info!(
         "agent \"{agent}\" starts, version {}, slaves: {}",

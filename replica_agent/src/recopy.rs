@@ -17,25 +17,17 @@ use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::{report_last, Member};
-use crate::identity::Identities;
 use crate::quote;
 use crate::report::State;
 use crate::session::{cancel_on_stop, Canceller};
 use crate::shape::shapes;
 use crate::tables::Tables;
-use crate::wake::{Cancels, Stop, Waker};
+use crate::wake::Stop;
 
 /// Copies one slave again; locks out any agent of this name meanwhile.
 pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
     let slave = Slave { initial: Initial::Copy, ..slave.clone() };
-    let context = Context {
-        config: config.clone(),
-        careful: false,
-        stop: stop.clone(),
-        cancels: Cancels::default(),
-        waker: Waker::default(),
-        identities: Identities::default(),
-    };
+    let context = Context::new(config, stop);
     let mut control = Control::open(config, &context.cancels)?;
     lock_out(&mut control, config, &slave.name, stop)?;
     let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels, |client| {
