@@ -154,6 +154,10 @@ create function pyreplica.follow_ddl() returns event_trigger
 declare
     orphan record;
 begin
+    -- Temporary tables are made often, and never captured.
+    if not exists (select from pg_event_trigger_ddl_commands() where schema_name is distinct from 'pg_temp') then
+        return;
+    end if;
     perform pyreplica.keep_first();
     perform pyreplica.attach_truncate(c.tgrelid)
        from pg_trigger c
