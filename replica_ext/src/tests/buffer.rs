@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::buffer::{Buffer, KeyChange, Spot, CHUNK_BYTES};
+use crate::buffer::{Buffer, KeyChange, SpilledTooEarly, Spot, CHUNK_BYTES};
 use crate::decode::{Message, Messages};
 use crate::encode;
 
@@ -114,6 +114,16 @@ fn a_late_change_finds_its_place_among_spilled_ones() {
     finish(&mut buffer, &mut log);
     assert_eq!(log.read(), ["insert 1", "insert 2", "insert 3", "update 2", "update 3"]);
     assert_eq!(log.finals, 1);
+}
+
+#[test]
+fn what_cannot_be_put_into_its_place_any_more_is_an_error() {
+    let mut buffer = Buffer::default();
+    add(&mut buffer, 2, 1, None, "by a function");
+    add(&mut buffer, 3, 1, None, "of the statement");
+    spill(&mut buffer, 1, &mut Log::default());
+    let late = Spot { cid: 1, depth: 1, superseded_by: Some(3) };
+    assert_eq!(buffer.place(late, KeyChange::default), Err(SpilledTooEarly));
 }
 
 #[test]
