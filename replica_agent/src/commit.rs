@@ -177,6 +177,8 @@ impl SlaveSession {
         Ok(Applied::Done)
     }
 
+    /// The row may be locked by a batch that our predecessor's backend prepared only after we had looked for such: the
+    /// wait is short, and trying again (55P03) looks again.
     fn begin(&mut self) -> Result<()> {
         if self.phase != Phase::Idle {
             return Ok(());
@@ -186,7 +188,9 @@ impl SlaveSession {
         let rows = self
             .client
             .simple_query(&format!(
-                "begin; select batch from pyreplica_agent.position where agent = {} and slave = {} for update",
+                "begin; set local lock_timeout = '5s'; \
+                 select batch from pyreplica_agent.position where agent = {} and slave = {} for update; \
+                 set local lock_timeout = 0",
                 quote::literal(&self.agent),
                 quote::literal(&self.name)
             ))
