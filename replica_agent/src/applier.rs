@@ -10,18 +10,17 @@ use std::time::{Duration, Instant};
 use postgres::types::Type;
 use postgres::{Client, Statement};
 
-use crate::bind::{as_dyn, param_type, params};
-use crate::conflict::{Conflict, Event};
-use crate::decode::{Change, Changed, Decoder, Relation, Value};
+use crate::bind::param_type;
+use crate::decode::{Change, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
-use crate::quote;
 use crate::reader::{Chunk, Transaction};
-use crate::statement::{build, columns, Operation, SlaveColumn, SlaveTable};
+use crate::slave_table::{describe, SlaveTable};
+use crate::statement::{build, columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
-use truncate::truncate;
 
+mod exact;
 mod truncate;
 
 /// Prepared statements kept per session; a stream with more shapes than that starts over.
@@ -203,140 +202,6 @@ impl Applier {
         std::mem::take(&mut self.conflicts)
     }
 
-    fn change(
-        &mut self,
-        client: &mut Client,
-        decoder: &Decoder,
-        change: &Change,
-        wanted: &[usize],
-        transaction: &Transaction,
-    ) -> Result<()> {
-        match change {
-            Change::Insert { relation, row } => {
-                let all: Vec<usize> = (0..row.len()).collect();
-                self.execute(client, decoder.relation(*relation), Operation::Insert, &[], &all, &[], row)?;
-                Ok(())
-            }
-            Change::Update { relation, key, changed } => {
-                self.update(client, decoder.relation(*relation), key, changed, transaction)
-            }
-            Change::Delete { relation, key } => {
-                let relation = decoder.relation(*relation);
-                let deleted =
-                    self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
-                match deleted {
-                    0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
-                    n => only_one(n),
-                }
-            }
-            Change::Truncate { partition, restart_identity, .. } => {
-                let emptied = partition.as_ref().map_or(wanted, std::slice::from_ref);
-                let relations: Vec<&Relation> = emptied.iter().map(|&r| decoder.relation(r)).collect();
-                self.truncate(client, &relations, *restart_identity)
-            }
-            Change::Statement { sql, search_path, .. } => {
-                // It may change any table.
-                self.forget();
-                run_statement(client, sql, search_path)
-            }
-        }
-    }
-
-    /// The old values stand in the WHERE clause: as long as they are the master's, one statement does it.
-    fn update(
-        &mut self,
-        client: &mut Client,
-        relation: &Relation,
-        key: &[Value],
-        changed: &[Changed],
-        transaction: &Transaction,
-    ) -> Result<()> {
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let set: Vec<usize> = changed.iter().map(|c| c.column).collect();
-        let new: Vec<Value> = changed.iter().map(|c| c.new).collect();
-        let old: Vec<Value> = changed.iter().map(|c| c.old).collect();
-        let both = [&new[..], &old[..]].concat();
-        let updated =
-            self.execute(client, relation, Operation::UpdateExact, &relation.key, &set, key, &both)?;
-        if updated > 0 {
-            return only_one(updated);
-        }
-
-        if self.was_altered(client, relation)? {
-            return self.update(client, relation, key, changed, transaction);
-        }
-        let same = self.probe(client, relation, &set, key, &old)?;
-        if let Some(same) = same {
-            let updated =
-                self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
-            only_one(updated)?;
-            let differ: Vec<String> = columns(relation, &set)
-                .iter()
-                .zip(&same)
-                .filter(|(_, same)| !**same)
-                .map(|(column, _)| quote::ident(column.name))
-                .collect();
-            let detail =
-                format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
-            return self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction);
-        }
-        self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction)
-    }
-
-    /// For each changed column whether the slave has the master's old value; `None` when there is no such row.
-    fn probe(
-        &mut self,
-        client: &mut Client,
-        relation: &Relation,
-        set: &[usize],
-        key: &[Value],
-        old: &[Value],
-    ) -> Result<Option<Vec<bool>>> {
-        let statement = self.prepare(client, relation, Operation::Probe, &relation.key, set)?;
-        let params = params(relation, [&relation.key, set], [key, old]);
-        let row = client.query_opt(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))?;
-        Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
-    }
-
-    fn truncate(
-        &mut self,
-        client: &mut Client,
-        relations: &[&Relation],
-        restart_identity: bool,
-    ) -> Result<()> {
-        let mut targets: Vec<Arc<SlaveTable>> = Vec::new();
-        for relation in relations {
-            let target = self.table(client, relation)?;
-            // Partitions come under the name of their root.
-            if !targets.contains(&target) {
-                targets.push(target);
-            }
-        }
-        truncate(client, relations[0], &targets, restart_identity)
-    }
-
-    /// Runs a prepared statement for one change; gives the number of rows.
-    #[allow(clippy::too_many_arguments)] // one list per role in the statement
-    fn execute(
-        &mut self,
-        client: &mut Client,
-        relation: &Relation,
-        operation: Operation,
-        key: &[usize],
-        set: &[usize],
-        key_values: &[Value],
-        set_values: &[Value],
-    ) -> Result<u64> {
-        let statement = self.prepare(client, relation, operation, key, set)?;
-        // UpdateExact has the new values and then the old ones: the same columns twice.
-        let twice = [set, set].concat();
-        let set = &twice[..set_values.len()];
-        let params = params(relation, [key, set], [key_values, set_values]);
-        client.execute(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))
-    }
-
     fn prepare(
         &mut self,
         client: &mut Client,
@@ -413,34 +278,6 @@ impl Applier {
         self.tables.clear();
     }
 
-    fn conflict(
-        &mut self,
-        client: &mut Client,
-        relation: &Relation,
-        key: &[Value],
-        conflict: Conflict,
-        detail: Option<&str>,
-        transaction: &Transaction,
-    ) -> Result<()> {
-        let event = Event {
-            conflict,
-            relation: &full_name(relation),
-            operation: match conflict {
-                Conflict::DeleteMissing => "DELETE",
-                _ => "UPDATE",
-            },
-            key: &failure::render_key(client, relation, key)?,
-            detail,
-            applied: conflict == Conflict::UpdateDiffers,
-        };
-        self.conflicts += 1;
-        self.recent += 1;
-        if self.recent <= REPORTS_MAX {
-            log::warn!("slave \"{}\": {}", self.slave, event.report(transaction));
-        }
-        event.record(client, &self.agent, &self.slave, transaction)
-    }
-
     /// Rolls back and says which change failed.
     fn failed(
         &mut self,
@@ -461,57 +298,7 @@ impl Applier {
     }
 }
 
-fn describe(
-    client: &mut Client,
-    relation: &Relation,
-    (schema, name): &(String, String),
-) -> Result<Option<SlaveTable>> {
-    let rows = client
-        .query(include_str!("sql/slave_table.sql"), &[schema, name])
-        .map_err(|e| failed_on(relation, e))?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    Ok(Some(SlaveTable {
-        sql_name: quote::qualified(schema, name),
-        only: first.get::<_, &str>("relkind") == "r",
-        columns: rows
-            .iter()
-            .map(|row| SlaveColumn {
-                name: row.get("name"),
-                type_name: row.get("type"),
-                full_type: row.get("full_type"),
-                always_identity: row.get("always_identity"),
-                generated: row.get("generated"),
-                equality: row
-                    .get::<_, Option<String>>("equality")
-                    .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),
-            })
-            .collect(),
-    }))
-}
-
-/// A statement queued on the master, under the search path it was queued with. It runs inside a DO block, where
-/// PostgreSQL refuses to end our transaction.
-fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()> {
-    let block = format!("begin execute {}; end", quote::literal(sql));
-    client
-        .batch_execute(&format!(
-            "select set_config('search_path', {}, true); do {}; set local search_path = pg_catalog",
-            quote::literal(search_path),
-            quote::literal(&block)
-        ))
-        .map_err(|e| Error::from_pg("could not run a queued statement", e))
-}
-
 fn put_name(shape: &mut Vec<u8>, name: &str) {
     shape.extend(name.as_bytes());
     shape.push(0);
-}
-
-fn only_one(rows: u64) -> Result<()> {
-    match rows {
-        1 => Ok(()),
-        n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave")).hint(
-            "Give the table on the slave the primary key that it has on the master, and correct the rows.",
-        )),
-    }
 }

@@ -18,6 +18,7 @@ pub mod position;
 pub mod decode;
 pub mod reader;
 pub mod tables;
+pub mod slave_table;
 pub mod statement;
 pub mod conflict;
 pub mod bind;

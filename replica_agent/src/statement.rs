@@ -4,46 +4,9 @@
 //! order key, new values, old values. Pure; identifiers pass `quote`, values are parameters.
 
 use crate::decode::{Column, Relation};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::quote;
-
-/// A column of a slave's table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlaveColumn {
-    pub name: String,
-    /// Without and with its modifier: `varchar`, `varchar(10)`.
-    pub type_name: String,
-    pub full_type: String,
-    /// GENERATED ALWAYS AS IDENTITY: PostgreSQL takes a value of ours on INSERT and refuses it on UPDATE.
-    pub always_identity: bool,
-    pub generated: bool,
-    /// `operator(schema.=)`
-    pub equality: String,
-}
-
-/// A table as the slave has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlaveTable {
-    /// Quoted and qualified.
-    pub sql_name: String,
-    /// An ordinary table: what inherits from it has changes of its own in the log.
-    pub only: bool,
-    pub columns: Vec<SlaveColumn>,
-}
-
-impl SlaveTable {
-    /// Name for UPDATE, DELETE, TRUNCATE and SELECT.
-    pub fn target(&self) -> String {
-        format!("{}{}", if self.only { "only " } else { "" }, self.sql_name)
-    }
-
-    fn column(&self, name: &str) -> Result<&SlaveColumn> {
-        self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
-            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(name)))
-                .with_sqlstate("42703")
-        })
-    }
-}
+use crate::slave_table::{SlaveColumn, SlaveTable};
 
 /// What a statement does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use postgres::{Client, Row};
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
 use crate::failure::{failed_on, full_name};
-use crate::statement::SlaveTable;
+use crate::slave_table::SlaveTable;
 
 /// Errors name the relation.
 pub fn truncate(

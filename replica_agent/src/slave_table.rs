@@ -1,0 +1,75 @@
+//! A table as the slave has it: what statements on it have to know. Reads catalogs only.
+
+use postgres::Client;
+
+use crate::decode::Relation;
+use crate::error::{Error, Kind, Result};
+use crate::failure::failed_on;
+use crate::quote;
+
+/// A column of a slave's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlaveColumn {
+    pub name: String,
+    /// Without and with its modifier: `varchar`, `varchar(10)`.
+    pub type_name: String,
+    pub full_type: String,
+    /// GENERATED ALWAYS AS IDENTITY: PostgreSQL takes a value of ours on INSERT and refuses it on UPDATE.
+    pub always_identity: bool,
+    pub generated: bool,
+    /// `operator(schema.=)`
+    pub equality: String,
+}
+
+/// A table as the slave has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlaveTable {
+    /// Quoted and qualified.
+    pub sql_name: String,
+    /// An ordinary table: what inherits from it has changes of its own in the log.
+    pub only: bool,
+    pub columns: Vec<SlaveColumn>,
+}
+
+impl SlaveTable {
+    /// Name for UPDATE, DELETE, TRUNCATE and SELECT.
+    pub fn target(&self) -> String {
+        format!("{}{}", if self.only { "only " } else { "" }, self.sql_name)
+    }
+
+    pub fn column(&self, name: &str) -> Result<&SlaveColumn> {
+        self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
+            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(name)))
+                .with_sqlstate("42703")
+        })
+    }
+}
+
+/// `None` when there is no table of this name. Errors name the relation.
+pub fn describe(
+    client: &mut Client,
+    relation: &Relation,
+    (schema, name): &(String, String),
+) -> Result<Option<SlaveTable>> {
+    let rows = client
+        .query(include_str!("sql/slave_table.sql"), &[schema, name])
+        .map_err(|e| failed_on(relation, e))?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    Ok(Some(SlaveTable {
+        sql_name: quote::qualified(schema, name),
+        only: first.get::<_, &str>("relkind") == "r",
+        columns: rows
+            .iter()
+            .map(|row| SlaveColumn {
+                name: row.get("name"),
+                type_name: row.get("type"),
+                full_type: row.get("full_type"),
+                always_identity: row.get("always_identity"),
+                generated: row.get("generated"),
+                equality: row
+                    .get::<_, Option<String>>("equality")
+                    .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),
+            })
+            .collect(),
+    }))
+}
