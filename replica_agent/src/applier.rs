@@ -1,9 +1,10 @@
-//! Applies changes to a slave, one after the other, inside the transaction that its caller has begun.
+//! Applies changes to a slave inside the transaction that its caller has begun: the net effect of a window at once
+//! (`setwise`), or one change after the other (`exact`), which is slower, and names what fails.
 //!
 //! In: chunks, in order. Out: the slave's rows changed, conflicts recorded. Every statement's row count is checked.
 //! After a change that failed the transaction has been rolled back. Never commits and never moves the position.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,20 @@ use postgres::types::Type;
 use postgres::{Client, Statement};
 
 use crate::bind::param_type;
-use crate::decode::{Change, Decoder, Relation};
+use crate::decode::{Change, Column, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::reader::{Chunk, Transaction};
+use crate::set_statement::ArrayTypes;
 use crate::slave_table::{describe, SlaveTable};
 use crate::statement::{build, columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
 
+pub use setwise::CarriedOut;
+
 mod exact;
+mod setwise;
 mod truncate;
 
 /// Prepared statements kept per session; a stream with more shapes than that starts over.
@@ -47,6 +52,15 @@ pub struct Applier {
     agent: String,
     slave: String,
     statements: HashMap<Vec<u8>, Statement>,
+    /// For many rows; `None` where they go one by one.
+    set_statements: HashMap<Vec<u8>, Option<Statement>>,
+    arrays: ArrayTypes,
+    /// Tables that statements for many rows have changed in the transaction at hand, by their oids on the slave: those
+    /// found to be what they were when they were described, and those to be looked up.
+    checked: HashSet<u32>,
+    unchecked: HashSet<u32>,
+    /// How to look that up.
+    now: Option<Statement>,
     /// By their names on the slave.
     tables: HashMap<Name, Arc<SlaveTable>>,
     /// Relations of the batch at hand that the slave has by another name.
@@ -66,6 +80,11 @@ impl Applier {
             agent: agent.to_owned(),
             slave: slave.to_owned(),
             statements: HashMap::new(),
+            set_statements: HashMap::new(),
+            arrays: ArrayTypes::new(),
+            checked: HashSet::new(),
+            unchecked: HashSet::new(),
+            now: None,
             tables: HashMap::new(),
             aliases: HashMap::new(),
             shape: Vec::new(),
@@ -75,7 +94,7 @@ impl Applier {
         }
     }
 
-    /// Applies a chunk, unless it is of tables that are to be skipped.
+    /// Applies the changes of a chunk one after the other, unless they are of tables that are to be skipped.
     pub fn apply(
         &mut self,
         client: &mut Client,
@@ -186,6 +205,8 @@ impl Applier {
     /// The batch is over: how many conflicts it had. Those that were not reported are counted in the log.
     pub fn end_batch(&mut self) -> u64 {
         self.forget_aliases();
+        self.checked.clear();
+        self.unchecked.clear();
         if self.recent > 0 && self.recent_since.elapsed() > REPORTS_WITHIN {
             if self.recent > REPORTS_MAX {
                 let more = self.recent - REPORTS_MAX;
@@ -211,22 +232,7 @@ impl Applier {
         set: &[usize],
     ) -> Result<Statement> {
         let (key, set) = (columns(relation, key), columns(relation, set));
-        self.shape.clear();
-        self.shape.push(operation as u8);
-        if self.aliases.is_empty() {
-            put_name(&mut self.shape, relation.schema);
-            put_name(&mut self.shape, relation.name);
-        } else {
-            let (schema, name) = self.name_of(relation);
-            put_name(&mut self.shape, &schema);
-            put_name(&mut self.shape, &name);
-        }
-        self.shape.extend((key.len() as u16).to_be_bytes());
-        for column in key.iter().chain(&set) {
-            put_name(&mut self.shape, column.name);
-            self.shape.extend(column.type_oid.to_be_bytes());
-            self.shape.push(column.binary.into());
-        }
+        self.put_shape(relation, operation as u8, &key, &set);
         if let Some(statement) = self.statements.get(&self.shape) {
             return Ok(statement.clone());
         }
@@ -238,11 +244,36 @@ impl Applier {
             types.extend(set.iter().map(|c| param_type(c)));
         }
         let statement = client.prepare_typed(&sql, &types).map_err(|e| failed_on(relation, e))?;
-        if self.statements.len() >= STATEMENTS_MAX {
-            self.statements.clear();
-        }
+        self.keep_few_statements();
         self.statements.insert(self.shape.clone(), statement.clone());
         Ok(statement)
+    }
+
+    /// What tells a statement from others.
+    fn put_shape(&mut self, relation: &Relation, operation: u8, key: &[&Column], set: &[&Column]) {
+        self.shape.clear();
+        self.shape.push(operation);
+        if self.aliases.is_empty() {
+            put_name(&mut self.shape, relation.schema);
+            put_name(&mut self.shape, relation.name);
+        } else {
+            let (schema, name) = self.name_of(relation);
+            put_name(&mut self.shape, &schema);
+            put_name(&mut self.shape, &name);
+        }
+        self.shape.extend((key.len() as u16).to_be_bytes());
+        for column in key.iter().chain(set) {
+            put_name(&mut self.shape, column.name);
+            self.shape.extend(column.type_oid.to_be_bytes());
+            self.shape.push(column.binary.into());
+        }
+    }
+
+    fn keep_few_statements(&mut self) {
+        if self.statements.len() + self.set_statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+            self.set_statements.clear();
+        }
     }
 
     fn table(&mut self, client: &mut Client, relation: &Relation) -> Result<Arc<SlaveTable>> {
@@ -273,8 +304,11 @@ impl Applier {
         }
     }
 
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
+        self.checked.clear();
+        self.unchecked.clear();
         self.statements.clear();
+        self.set_statements.clear();
         self.tables.clear();
     }
 

@@ -44,13 +44,66 @@ impl ToSql for Param<'_> {
     to_sql_checked!();
 }
 
+/// An array of one dimension in its binary form.
+#[derive(Debug)]
+pub struct Array(Vec<u8>);
+
+impl Array {
+    /// Room for so many elements of that type; `push` has to be called so often.
+    pub fn new(element_type: u32, count: usize) -> Self {
+        let mut bytes = Vec::with_capacity(20 + count * 12);
+        let has_nulls = 1; // allowed, not promised
+        for word in [1, has_nulls, element_type, count as u32, 1] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
+        Array(bytes)
+    }
+
+    pub fn push(&mut self, value: Value) {
+        put_field(&mut self.0, value);
+    }
+}
+
+/// A value with its length before it, as arrays and COPY have it.
+pub fn put_field(out: &mut Vec<u8>, value: Value) {
+    match value {
+        Some(bytes) => {
+            out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+            out.extend_from_slice(bytes);
+        }
+        None => out.extend_from_slice(&u32::MAX.to_be_bytes()),
+    }
+}
+
+impl ToSql for Array {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// A type by its oid.
+pub fn type_of(oid: u32) -> Type {
+    Type::from_oid(oid)
+        .unwrap_or_else(|| Type::new(format!("type {oid}"), oid, Kind::Simple, "pg_catalog".to_owned()))
+}
+
 /// The type under which a value is bound: the master's, so that the server casts it as in an assignment; or left
 /// to the server, which takes the column's.
 pub fn param_type(column: &Column) -> Type {
     match column.type_oid {
         0 => Type::UNKNOWN,
-        oid => Type::from_oid(oid)
-            .unwrap_or_else(|| Type::new(format!("type {oid}"), oid, Kind::Simple, "pg_catalog".to_owned())),
+        oid => type_of(oid),
     }
 }
 

@@ -17,13 +17,13 @@
 
 use postgres::{Client, SimpleQueryMessage, Statement};
 
-use crate::applier::{Applied, Applier};
-use crate::config::Slave;
+use crate::applier::{Applied, Applier, CarriedOut};
+use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
-use crate::reader::Chunk;
 use crate::retry;
 use crate::session;
 use crate::tables::Tables;
@@ -56,6 +56,10 @@ pub struct SlaveSession {
     pub batch: i64,
     agent: String,
     two_phase: bool,
+    /// Whether net effects may be applied: nothing here waits for each single change.
+    net: bool,
+    /// The transaction at hand has a savepoint.
+    savepoint: bool,
     applier: Applier,
     mover: Statement,
     timeline: i32,
@@ -86,6 +90,12 @@ impl SlaveSession {
         if slave.two_phase {
             check_two_phase(&mut client, slave)?;
         }
+        let net = slave.apply == Apply::Net && is_replica(&mut client, name)?;
+        if net {
+            session::plan_by_index(&mut client).map_err(|e| {
+                Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
+            })?;
+        }
         let mover = client.prepare(include_str!("sql/move_position.sql")).map_err(|e| {
             Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
         })?;
@@ -96,6 +106,8 @@ impl SlaveSession {
             batch: 0,
             agent: agent.to_owned(),
             two_phase: slave.two_phase,
+            net,
+            savepoint: false,
             applier: Applier::new(agent, name),
             mover,
             timeline: 0,
@@ -157,10 +169,19 @@ impl SlaveSession {
         self.timeline = timeline;
     }
 
-    /// Applies chunks in the transaction at hand, beginning it if there is none.
-    pub fn apply(&mut self, chunks: &[Chunk], stop: &Stop) -> Result<Applied> {
+    /// Applies a window in the transaction at hand, beginning it if there is none.
+    pub fn apply(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
+        if window.chunks.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let first = self.phase == Phase::Idle;
         self.begin()?;
-        for chunk in chunks {
+        if let Some(plan) = window.plan.as_ref().filter(|_| self.net) {
+            if self.carry_out(window, plan, first, stop)? {
+                return Ok(Applied::Done);
+            }
+        }
+        for chunk in &window.chunks {
             let applied = self.applier.apply(&mut self.client, chunk, &mut self.tables, stop);
             match applied {
                 Ok(Applied::Done) => {}
@@ -175,6 +196,49 @@ impl SlaveSession {
             }
         }
         Ok(Applied::Done)
+    }
+
+    /// Applies the net effect of a window; false when that cannot be, and then the transaction is where it was before.
+    /// `first`: there is nothing else in it.
+    fn carry_out(&mut self, window: &Window, plan: &Plan, first: bool, stop: &Stop) -> Result<bool> {
+        if !first {
+            // One at a time, or they would nest.
+            let release = if self.savepoint { "release savepoint a_window; " } else { "" };
+            self.run(&format!("{release}savepoint a_window"))?;
+            self.savepoint = true;
+        }
+        let SlaveSession { client, tables, applier, .. } = self;
+        match applier.carry_out(client, &window.chunks, plan, tables, stop) {
+            Ok(CarriedOut::Done) => return Ok(true),
+            Ok(CarriedOut::OneByOne) => {
+                self.run(&session::plan_as_usual())?;
+                return Ok(false);
+            }
+            Ok(CarriedOut::NotAsPlanned) => {
+                log::debug!("slave \"{}\": change by change: rows are not as expected", self.name);
+            }
+            Err(e) if stop.is_set() || e.kind() != Kind::Apply || is_transient(&e) => {
+                self.let_go();
+                return Err(e);
+            }
+            Err(e) => {
+                log::debug!("slave \"{}\": change by change after: {e:#}", self.name);
+                self.applier.forget();
+            }
+        }
+        if first {
+            self.rollback()?;
+            self.begin()?;
+        } else {
+            self.run("rollback to savepoint a_window")?;
+        }
+        Ok(false)
+    }
+
+    fn run(&mut self, sql: &str) -> Result<()> {
+        self.client
+            .batch_execute(sql)
+            .map_err(|e| Error::from_pg(format!("could not apply a batch on slave \"{}\"", self.name), e))
     }
 
     /// The row may be locked by a batch that our predecessor's backend prepared only after we had looked for such: the
@@ -196,6 +260,7 @@ impl SlaveSession {
             ))
             .map_err(|e| failed(&self.name, e))?;
         self.phase = Phase::Open;
+        self.savepoint = false;
         let batch = rows.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
             _ => None,
@@ -328,6 +393,10 @@ impl SlaveSession {
     }
 }
 
+fn is_transient(e: &Error) -> bool {
+    e.sqlstate().is_some_and(|state| retry::is_transient(state, e.message()))
+}
+
 fn gid_prefix(agent: &str, slave: &str) -> String {
     format!("pyreplica:{agent}:{slave}:")
 }
@@ -359,6 +428,15 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     client.batch_execute(&format!("begin; {script}; commit")).map_err(|e| {
         failed(e).hint("Grant CREATE on the database to the agent's role, or run replica_agent/src/sql/slave_schema.sql as its owner.")
     })
+}
+
+/// Do triggers and foreign keys rest in this session? If not, they see each change.
+fn is_replica(client: &mut Client, slave: &str) -> Result<bool> {
+    let role: String = client
+        .query_one("select current_setting('session_replication_role')", &[])
+        .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{slave}\""), e))?
+        .get(0);
+    Ok(role == "replica")
 }
 
 fn check_two_phase(client: &mut Client, slave: &Slave) -> Result<()> {

@@ -56,6 +56,17 @@ pub struct Slave {
     pub dsn: Dsn,
     pub initial: Initial,
     pub two_phase: bool,
+    pub apply: Apply,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Apply {
+    /// The net effect of many changes, in statements for many rows.
+    #[default]
+    Net,
+    /// Each change by itself.
+    Exact,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -117,6 +128,8 @@ struct FileSlave {
     initial: Initial,
     #[serde(default = "yes")]
     two_phase: bool,
+    #[serde(default)]
+    apply: Apply,
 }
 
 fn yes() -> bool {
@@ -126,7 +139,7 @@ fn yes() -> bool {
 const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
 const MASTER_KEYS: &[&str] = &["dsn"];
 const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "timer_seconds"];
-const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "two_phase"];
+const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "two_phase", "apply"];
 
 impl Config {
     pub fn load(path: &Path) -> Result<Config> {
@@ -319,7 +332,8 @@ fn agent(file: FileAgent) -> Result<Agent> {
 
 fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    Ok(Slave { name: file.name, dsn, initial: file.initial, two_phase: file.two_phase })
+    let FileSlave { name, initial, two_phase, apply, .. } = file;
+    Ok(Slave { name, dsn, initial, two_phase, apply })
 }
 
 /// A colon would make one prefix of prepared transactions the beginning of another's.

@@ -121,6 +121,11 @@ impl<'a> Decoder<'a> {
         &self.relations[number]
     }
 
+    /// Those introduced so far.
+    pub fn relations(&self) -> &[Relation<'a>] {
+        &self.relations
+    }
+
     /// The next change, or `None` at the end.
     #[allow(clippy::should_implement_trait)] // an iterator could not lend `relation` in between
     pub fn next(&mut self) -> Result<Option<Change<'a>>> {

@@ -1,6 +1,6 @@
 //! The reader on a thread of its own, so that reading overlaps applying.
 //!
-//! In: a position, and a target or none. Out: parts of batches through a bounded channel. The thread ends when the
+//! In: a position, and a target or none. Out: windows of batches through a bounded channel. The thread ends when the
 //! feed is dropped, at the target, or with the first error, which is the last thing that comes out.
 
 use std::time::Duration;
@@ -10,13 +10,14 @@ use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Send
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::identity::Identities;
+use crate::plan::{Planner, Window};
 use crate::position::{Position, Target};
 use crate::reader::{Limits, Part, Reader};
 use crate::session;
 use crate::wake::{Cancels, Stop, Waker};
 
-/// Parts under way; with their size this bounds the memory of a slave.
-const PARTS_MAX: usize = 2;
+/// Windows under way; with their size this bounds the memory of a slave.
+const WINDOWS_MAX: usize = 2;
 
 /// What all parts of a running agent share.
 #[derive(Clone)]
@@ -61,7 +62,7 @@ impl Context {
 
 #[derive(Debug)]
 pub enum Item {
-    Part(Part),
+    Window(Window),
     /// All there was has been handed on.
     Level,
     /// All up to the target has been handed on.
@@ -83,7 +84,7 @@ impl Feed {
         position: Position,
         target: Option<Target>,
     ) -> Result<Feed> {
-        let (sender, items) = bounded(PARTS_MAX);
+        let (sender, items) = bounded(WINDOWS_MAX);
         let (quit, quitted) = bounded(0);
         let news = if target.is_none() { context.waker.subscribe() } else { never() };
         let slaves: Vec<String> = slaves.iter().map(|&s| s.to_owned()).collect();
@@ -131,8 +132,9 @@ fn read(
     let mut reader = Reader::new(client, context.config.agent_name(), &names, context.limits())?;
     let hand_on =
         |item| items.send(Ok(item)).map_err(|_| Error::new(Kind::Stopped, "nobody takes what is read"));
+    let mut planner = Planner::default();
     loop {
-        if reader.read(&mut position, target.as_ref(), &mut |part| hand_on(Item::Part(part)))? {
+        if reader.read(&mut position, target.as_ref(), &mut |part| plan(&mut planner, part, &hand_on))? {
             continue;
         }
         if target.is_some() {
@@ -145,5 +147,27 @@ fn read(
             // What cannot notify (a prepared transaction) is found by the timer.
             default(agent.timer) => {}
         }
+    }
+}
+
+/// Hands on the windows that a part fills or ends.
+fn plan(planner: &mut Planner, part: Part, hand_on: &dyn Fn(Item) -> Result<()>) -> Result<()> {
+    for chunk in part.chunks {
+        let Err(chunk) = planner.add(chunk) else {
+            if planner.is_full() {
+                hand_on(Item::Window(planner.finish(None)))?;
+            }
+            continue;
+        };
+        if !planner.is_empty() {
+            hand_on(Item::Window(planner.finish(None)))?;
+        }
+        if let Err(chunk) = planner.add(*chunk) {
+            hand_on(Item::Window(Window { chunks: vec![*chunk], plan: None, end: None }))?;
+        }
+    }
+    match part.end {
+        Some(end) => hand_on(Item::Window(planner.finish(Some(end)))),
+        None => Ok(()),
     }
 }

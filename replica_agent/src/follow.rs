@@ -106,15 +106,15 @@ impl Member {
         loop {
             let timeout = self.reporter.due().map_or(timer, |due| due.min(timer));
             match feed.next(timeout)? {
-                Some(Item::Part(part)) => {
+                Some(Item::Window(window)) => {
                     open = true;
                     if let Applied::UnknownTable { schema, name } =
-                        self.session.apply(&part.chunks, &context.stop)?
+                        self.session.apply(&window, &context.stop)?
                     {
                         self.settle_unknown(context, control, &schema, &name)?;
                         return Ok(Ended::NewTables);
                     }
-                    if let Some(end) = part.end {
+                    if let Some(end) = window.end {
                         open = false;
                         let conflicts = self.commit(&end.position)?;
                         log::debug!(

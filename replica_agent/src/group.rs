@@ -26,8 +26,8 @@ use crate::failpoint;
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::follow::{report_last, stand_by, Ended, Member, Served, ONCE_ATTEMPTS};
 use crate::pipeline::{guarded, Mode};
+use crate::plan::Window;
 use crate::position::{Position, Target};
-use crate::reader::Chunk;
 use crate::report::{ErrorLog, Reporter, State};
 use crate::retry::Backoff;
 use crate::wake::Stop;
@@ -47,7 +47,7 @@ impl From<Error> for Failure {
 /// To a slave's thread; every command is answered once.
 #[derive(Clone)]
 enum Command {
-    Apply(Arc<Vec<Chunk>>),
+    Apply(Arc<Window>),
     Prepare(Position, i64),
     Commit,
     Rollback,
@@ -328,14 +328,15 @@ impl Walk<'_> {
             let timeout =
                 self.reporters.iter().filter_map(|r| r.due()).min().map_or(timer, |due| due.min(timer));
             match feed.next(timeout).map_err(|e| self.crew.roll_back(e.into()))? {
-                Some(Item::Part(part)) => {
+                Some(Item::Window(window)) => {
                     open = true;
-                    let apply = Command::Apply(Arc::new(part.chunks));
+                    let end = window.end.clone();
+                    let apply = Command::Apply(Arc::new(window));
                     if let Some(unknown) = self.crew.all(&apply).map_err(|f| self.crew.roll_back(f))? {
                         self.crew.all(&Command::Rollback)?;
                         return Ok(Reached::NewTables(Some(unknown)));
                     }
-                    if let Some(end) = part.end {
+                    if let Some(end) = end {
                         open = false;
                         self.commit(end.position)?;
                         for reporter in &mut self.reporters {
@@ -402,8 +403,8 @@ fn work(
 
 fn obey(session: &mut SlaveSession, command: Command, stop: &Stop) -> Result<Answer> {
     match command {
-        Command::Apply(chunks) => {
-            if let Applied::UnknownTable { schema, name } = session.apply(&chunks, stop)? {
+        Command::Apply(window) => {
+            if let Applied::UnknownTable { schema, name } = session.apply(&window, stop)? {
                 return Ok(Answer::Unknown { schema, name });
             }
         }

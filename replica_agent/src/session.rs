@@ -74,6 +74,22 @@ pub fn connect_slave(slave: &Slave) -> Result<Client> {
     Ok(client)
 }
 
+/// Statements for many rows are joins with `unnest`, of which the planner knows neither how many rows it gives nor that
+/// they are few: it would hash and scan the whole table. A generic plan by index is right for any number of them.
+const BY_INDEX: [&str; 3] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"];
+
+/// Makes the session plan by index whatever the estimates are.
+pub fn plan_by_index(client: &mut Client) -> std::result::Result<(), postgres::Error> {
+    let off: Vec<String> = BY_INDEX.iter().map(|name| format!("set {name} = off; ")).collect();
+    client.batch_execute(&format!("{}set plan_cache_mode = force_generic_plan", off.concat()))
+}
+
+/// SQL that lets the rest of the transaction be planned as any other: it runs what is not ours.
+pub fn plan_as_usual() -> String {
+    let usual = |name: &&str| format!("set local {name} to default; ");
+    BY_INDEX.iter().chain(&["plan_cache_mode"]).map(usual).collect()
+}
+
 /// Ends what a session is doing, from another thread: a statement that waits for a lock, or a COPY.
 pub struct Canceller {
     token: postgres::CancelToken,

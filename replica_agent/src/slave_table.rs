@@ -14,6 +14,10 @@ pub struct SlaveColumn {
     /// Without and with its modifier: `varchar`, `varchar(10)`.
     pub type_name: String,
     pub full_type: String,
+    /// Oid of its type, and of the type below if that is a domain.
+    pub own_type: u32,
+    pub base_type: u32,
+    pub is_enum: bool,
     /// GENERATED ALWAYS AS IDENTITY: PostgreSQL takes a value of ours on INSERT and refuses it on UPDATE.
     pub always_identity: bool,
     pub generated: bool,
@@ -26,8 +30,11 @@ pub struct SlaveColumn {
 pub struct SlaveTable {
     /// Quoted and qualified.
     pub sql_name: String,
+    pub oid: u32,
     /// An ordinary table: what inherits from it has changes of its own in the log.
     pub only: bool,
+    /// Something there has to see each change: a trigger or rule that fires for a replica, or it is not a table.
+    pub one_by_one: bool,
     pub columns: Vec<SlaveColumn>,
 }
 
@@ -57,13 +64,18 @@ pub fn describe(
     let Some(first) = rows.first() else { return Ok(None) };
     Ok(Some(SlaveTable {
         sql_name: quote::qualified(schema, name),
+        oid: first.get("oid"),
         only: first.get::<_, &str>("relkind") == "r",
+        one_by_one: first.get("one_by_one"),
         columns: rows
             .iter()
             .map(|row| SlaveColumn {
                 name: row.get("name"),
                 type_name: row.get("type"),
                 full_type: row.get("full_type"),
+                own_type: row.get("own_type"),
+                base_type: row.get("base_type"),
+                is_enum: row.get("is_enum"),
                 always_identity: row.get("always_identity"),
                 generated: row.get("generated"),
                 equality: row

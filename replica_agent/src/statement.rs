@@ -141,13 +141,18 @@ mod tests {
             name: name.into(),
             type_name: full_type.split('(').next().unwrap().into(),
             full_type: full_type.into(),
+            own_type: 0,
+            base_type: 0,
+            is_enum: false,
             always_identity,
             generated: name == "sum",
             equality: "operator(pg_catalog.=)".into(),
         };
         SlaveTable {
             sql_name: "\"s\".\"t\"".into(),
+            oid: 1,
             only: true,
+            one_by_one: false,
             columns: vec![
                 column("id", "bigint", false),
                 column("name", "varchar(10)", false),

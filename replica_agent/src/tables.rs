@@ -100,6 +100,22 @@ impl Tables {
         }
     }
 
+    /// The same for all transactions from the first to the last; `None` where they differ, or more has to be asked.
+    pub fn gate_of_all(&self, schema: &str, name: &str, oid: u32, (first, last): (Xid, Xid)) -> Option<Gate> {
+        let key = (name_of(schema, name), oid);
+        if self.asked.contains_key(&key) {
+            return None;
+        }
+        let snapshot = &self.copied.get(&key.0)?.snapshot;
+        if first >= snapshot.xmax() {
+            Some(Gate::Apply)
+        } else if snapshot.sees_all_up_to(last) {
+            Some(Gate::Skip)
+        } else {
+            None
+        }
+    }
+
     /// What else the table is or was called, its name of now first; `None` when the master has not been asked.
     pub fn other_names(&self, schema: &str, name: &str, oid: u32) -> Option<Vec<(String, String)>> {
         let key = (name_of(schema, name), oid);
@@ -264,6 +280,11 @@ mod tests {
             let oid = if table == "old" { 8 } else { 7 };
             assert_eq!(tables.gate("public", table, oid, xid), gate);
         };
+        let all = |xids| tables.gate_of_all("public", "t", 6, xids);
+        assert_eq!(all((5, 9)), Some(Gate::Skip));
+        assert_eq!(all((9, 12)), None);
+        assert_eq!(all((20, 25)), Some(Gate::Apply));
+        assert_eq!(tables.gate_of_all("public", "passing", 7, (20, 25)), None);
         check("t", 9, Gate::Skip);
         check("t", 10, Gate::Apply);
         check("t", 12, Gate::Skip);

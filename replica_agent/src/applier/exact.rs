@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name};
 use crate::quote;
 use crate::reader::Transaction;
+use crate::session;
 use crate::slave_table::SlaveTable;
 use crate::statement::{columns, Operation};
 
@@ -133,7 +134,7 @@ impl Applier {
 
     /// Runs a prepared statement for one change; gives the number of rows.
     #[allow(clippy::too_many_arguments)] // one list per role in the statement
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         client: &mut Client,
         relation: &Relation,
@@ -186,7 +187,8 @@ fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()
     let block = format!("begin execute {}; end", quote::literal(sql));
     client
         .batch_execute(&format!(
-            "select set_config('search_path', {}, true); do {}; set local search_path = pg_catalog",
+            "{}select set_config('search_path', {}, true); do {}; set local search_path = pg_catalog",
+            session::plan_as_usual(),
             quote::literal(search_path),
             quote::literal(&block)
         ))

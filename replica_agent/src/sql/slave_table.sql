@@ -1,8 +1,12 @@
 -- Table $1.$2 as the slave has it, a row for each column. equality: the operator by which the slave's own unique index
 -- tells keys apart (citext and other user types bring theirs), else the type's default, qualified by its schema.
-select c.relkind::text as relkind, a.attname::text as name,
+select c.oid, c.relkind::text as relkind, a.attname::text as name,
+       c.relkind not in ('r', 'p')
+       or exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled in ('A', 'R'))
+       or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R')) as one_by_one,
        format_type(a.atttypid, -1) as type,
        format_type(a.atttypid, a.atttypmod) as full_type,
+       t.oid as own_type, b.oid as base_type, b.typtype = 'e' as is_enum,
        a.attidentity = 'a' as always_identity,
        a.attgenerated <> '' as generated,
        (select format('operator(%I.%s)', s.nspname, o.oprname)
@@ -26,5 +30,7 @@ select c.relkind::text as relkind, a.attname::text as name,
   from pg_class c
        join pg_namespace n on n.oid = c.relnamespace
        join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+       join pg_type t on t.oid = a.atttypid
+       join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
  where n.nspname = $1 and c.relname = $2
  order by a.attnum

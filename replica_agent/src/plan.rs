@@ -1,0 +1,270 @@
+//! Windows of changes reduced to their net effect by table and key. Pure.
+//!
+//! In: chunks in order. Out: a `Window`: the chunks, and a `Plan` of the rows to delete, to update and to insert that
+//! leads to what the changes one after the other lead to. No value is copied: a plan names places in the chunks.
+//!
+//! # The net effect
+//!
+//! A row that the window meets is an *entry*. It is found by the key that it has by now; what is to be done to the slave
+//! is said by the key that it had before the window.
+//!
+//! ```text
+//! before      change      after
+//! (nothing)   INSERT      insert
+//! (nothing)   UPDATE      update          old values are those before the window, new ones the last
+//! (nothing)   DELETE      delete
+//! insert      UPDATE      insert          of the newer values
+//! insert      DELETE      (nothing)
+//! update      UPDATE      update          a changed key is one more changed column
+//! update      DELETE      delete
+//! delete      INSERT      delete, and an insert that is an entry of its own
+//! ```
+//!
+//! A plan is carried out as all deletes, then all updates, then all inserts; the rows are distinct, so their order among
+//! themselves does not matter to the outcome. It may matter to a constraint on the way (two rows that swap a unique
+//! value): then the statement fails and the changes are applied one after the other. Likewise if a sequence of changes
+//! makes no sense (INSERT of a row that is there): the row counts of the plan do not come out, or there is no plan.
+
+use crate::decode::{Column, Relation, Value};
+use crate::position::Xid;
+use crate::reader::{Chunk, End};
+use net::NetEffect;
+
+mod net;
+#[cfg(test)]
+mod tests;
+
+/// Payloads of a window. More would not make the slave's statements cheaper by the row.
+const WINDOW_BYTES: usize = 2 * 1024 * 1024;
+/// Places of a window (12 bytes each): a narrow row has payloads of a few bytes.
+const WINDOW_PLACES: usize = 512 * 1024;
+
+/// What is applied at once: whole chunks.
+#[derive(Debug)]
+pub struct Window {
+    pub chunks: Vec<Chunk>,
+    /// `None`: only one after the other will do.
+    pub plan: Option<Plan>,
+    /// Set in the last window of a batch.
+    pub end: Option<End>,
+}
+
+/// The net effect of a window.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub tables: Vec<TablePlan>,
+    places: Vec<Place>,
+    cells: Vec<Cell>,
+}
+
+/// What is to be done to the rows of one relation of the master.
+#[derive(Debug)]
+pub struct TablePlan {
+    pub relation: RelationInfo,
+    /// The least and the greatest transaction of the window that changed it.
+    pub xids: (Xid, Xid),
+    pub deletes: Vec<Key>,
+    pub updates: Vec<UpdateGroup>,
+    pub inserts: Vec<Row>,
+}
+
+/// Updates of the same columns.
+#[derive(Debug)]
+pub struct UpdateGroup {
+    pub columns: Vec<usize>,
+    pub rows: Vec<Update>,
+}
+
+/// The values of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key(u32);
+
+/// The values of all columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Row(u32);
+
+/// The key before the window, and new and old values of the columns of its group.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    pub key: Key,
+    cells: u32,
+}
+
+/// A relation as the chunks of a window introduce it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationInfo {
+    oid: u32,
+    schema: String,
+    name: String,
+    key: Vec<usize>,
+    columns: Vec<Option<ColumnInfo>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ColumnInfo {
+    name: String,
+    type_oid: u32,
+    binary: bool,
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    chunk: u32,
+    start: u32,
+    length: u32,
+}
+
+/// Length of a NULL.
+const NULL: u32 = u32::MAX;
+
+/// A changed column.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    column: u16,
+    new: Place,
+    old: Place,
+}
+
+impl RelationInfo {
+    fn of(relation: &Relation) -> Self {
+        RelationInfo {
+            oid: relation.oid,
+            schema: relation.schema.to_owned(),
+            name: relation.name.to_owned(),
+            key: relation.key.clone(),
+            columns: relation.columns.iter().map(|c| c.as_ref().map(ColumnInfo::of)).collect(),
+        }
+    }
+
+    /// Whether it is the same relation, as far as both are known.
+    fn fits(&self, relation: &Relation) -> bool {
+        let same = |(known, column): (&Option<ColumnInfo>, &Option<Column>)| match (known, column) {
+            (Some(known), Some(column)) => known.is(column),
+            _ => true,
+        };
+        self.schema == relation.schema
+            && self.name == relation.name
+            && self.key == relation.key
+            && self.columns.len() == relation.columns.len()
+            && self.columns.iter().zip(&relation.columns).all(same)
+    }
+
+    /// Takes in the columns that were not introduced before.
+    fn join(&mut self, relation: &Relation) {
+        for (known, column) in self.columns.iter_mut().zip(&relation.columns) {
+            if known.is_none() {
+                *known = column.as_ref().map(ColumnInfo::of);
+            }
+        }
+    }
+
+    pub fn as_relation(&self) -> Relation<'_> {
+        Relation {
+            oid: self.oid,
+            schema: &self.schema,
+            name: &self.name,
+            key: self.key.clone(),
+            columns: self.columns.iter().map(|c| c.as_ref().map(ColumnInfo::as_column)).collect(),
+        }
+    }
+}
+
+impl ColumnInfo {
+    fn of(column: &Column) -> Self {
+        ColumnInfo { name: column.name.to_owned(), type_oid: column.type_oid, binary: column.binary }
+    }
+
+    fn as_column(&self) -> Column<'_> {
+        Column { name: &self.name, type_oid: self.type_oid, binary: self.binary }
+    }
+
+    fn is(&self, column: &Column) -> bool {
+        self.name == column.name && self.type_oid == column.type_oid && self.binary == column.binary
+    }
+}
+
+impl Place {
+    fn value(self, chunks: &[Chunk]) -> Value<'_> {
+        if self.length == NULL {
+            return None;
+        }
+        let start = self.start as usize;
+        Some(&chunks[self.chunk as usize].payload[start..start + self.length as usize])
+    }
+}
+
+impl Plan {
+    /// The values of a key, in the order of the key.
+    pub fn key<'c>(
+        &'c self,
+        chunks: &'c [Chunk],
+        table: &TablePlan,
+        key: Key,
+    ) -> impl Iterator<Item = Value<'c>> + 'c {
+        self.values(chunks, key.0, table.relation.key.len())
+    }
+
+    /// The values of all columns.
+    pub fn row<'c>(
+        &'c self,
+        chunks: &'c [Chunk],
+        table: &TablePlan,
+        row: Row,
+    ) -> impl Iterator<Item = Value<'c>> + 'c {
+        self.values(chunks, row.0, table.relation.columns.len())
+    }
+
+    /// New and old value of the `n`th column of the group.
+    pub fn changed<'c>(&self, chunks: &'c [Chunk], update: Update, n: usize) -> (Value<'c>, Value<'c>) {
+        let cell = self.cells[update.cells as usize + n];
+        (cell.new.value(chunks), cell.old.value(chunks))
+    }
+
+    fn values<'c>(
+        &'c self,
+        chunks: &'c [Chunk],
+        at: u32,
+        count: usize,
+    ) -> impl Iterator<Item = Value<'c>> + 'c {
+        let at = at as usize;
+        self.places[at..at + count].iter().map(|place| place.value(chunks))
+    }
+}
+
+/// Collects a window.
+#[derive(Default)]
+pub struct Planner {
+    chunks: Vec<Chunk>,
+    bytes: usize,
+    net: NetEffect,
+}
+
+impl Planner {
+    /// Adds a chunk, or gives it back: then it does not fit to what came before, so `finish` has to be called first.
+    /// Given back by an empty planner it can only be applied by itself, without a plan.
+    pub fn add(&mut self, chunk: Chunk) -> Result<(), Box<Chunk>> {
+        let bytes = chunk.payload.len();
+        self.chunks.push(chunk);
+        if self.net.add(&self.chunks) {
+            self.bytes += bytes;
+            return Ok(());
+        }
+        Err(Box::new(self.chunks.remove(self.chunks.len() - 1)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes >= WINDOW_BYTES || self.net.places.len() + 2 * self.net.cells.len() >= WINDOW_PLACES
+    }
+
+    /// The window, which may be empty if it only ends a batch.
+    pub fn finish(&mut self, end: Option<End>) -> Window {
+        self.bytes = 0;
+        let chunks = std::mem::take(&mut self.chunks);
+        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end }
+    }
+}
