@@ -97,11 +97,17 @@ impl NetEffect {
         true
     }
 
-    /// Our numbers for the relations of a chunk; `None` when one of them has been altered since it was met.
+    /// Our numbers for the relations of a chunk; `None` when one of them has been altered since it was met,
+    /// or in the middle of the chunk.
     fn meet(&mut self, decoder: &Decoder, xid: Xid) -> Option<Vec<usize>> {
-        let known = |relation: &crate::decode::Relation| self.by_oid.get(&relation.oid).copied();
-        if !decoder.relations().iter().all(|r| known(r).is_none_or(|n| self.relations[n].info.fits(r))) {
-            return None;
+        for (i, relation) in decoder.relations().iter().enumerate() {
+            let met = self.by_oid.get(&relation.oid).map(|&number| &self.relations[number].info);
+            let mut twice = decoder.relations()[..i].iter().filter(|r| r.oid == relation.oid);
+            if met.is_some_and(|info| !info.fits(relation))
+                || twice.any(|r| !RelationInfo::of(r).fits(relation))
+            {
+                return None;
+            }
         }
         let mut numbers = Vec::with_capacity(decoder.relations().len());
         for relation in decoder.relations() {

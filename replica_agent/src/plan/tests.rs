@@ -228,3 +228,14 @@ fn an_altered_table_begins_a_window() {
     assert_eq!(planner.finish(None).chunks.len(), 1);
     planner.add(*refused).unwrap();
 }
+
+#[test]
+fn a_table_altered_within_a_chunk_stands_alone() {
+    let mut payload = Payload::new();
+    let mut altered = Payload::new().0;
+    let columns = altered.len() - 18;
+    altered[columns..].chunks_mut(6).for_each(|column| column[1] = 1);
+    altered[columns + 4] = b'c';
+    payload.0.extend(&altered[1..]);
+    assert!(Planner::default().add(chunk(payload.0, 1)).is_err());
+}
