@@ -111,9 +111,9 @@ impl Default for FileAgent {
         FileAgent {
             name: None,
             commit: CommitMode::default(),
-            // Few enough that a slave is never a second behind for the batch alone, many enough that the
-            // three flushes of a two-phase commit are not felt.
-            batch_rows: 10_000,
+            // Few enough that a slave is not a second behind for the batch alone, many enough that the two flushes
+            // of a two-phase commit are not felt.
+            batch_rows: 50_000,
             batch_bytes: 4 * 1024 * 1024,
             timer_seconds: 5.0,
         }

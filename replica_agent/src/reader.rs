@@ -34,8 +34,9 @@ use postgres::{Client, Row, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 
-/// Transactions per statement: with payloads of at most 7900 bytes the answer stays below 8 MB.
-const TRANSACTIONS_MAX: i64 = 1000;
+/// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
+/// bytes, so their number follows what the batch before could take.
+const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
 /// Chunks per statement while a large transaction streams.
 const CHUNKS_MAX: i64 = 128;
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
@@ -88,6 +89,7 @@ pub struct Reader {
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
+    transactions_max: i64,
 }
 
 /// A transaction as its final chunk tells.
@@ -125,6 +127,7 @@ impl Reader {
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
             limits,
+            transactions_max: 1000,
         })
     }
 
@@ -143,7 +146,11 @@ impl Reader {
             .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
         position.snapshot = first.get::<_, &str>("snapshot").parse()?;
         let heads = rows.iter().map(head).collect::<Result<_>>()?;
-        let (heads, more) = cut(heads, position.rank, self.limits);
+        let (heads, more) = cut(heads, position.rank, self.limits, self.transactions_max);
+        if more {
+            self.transactions_max =
+                (2 * heads.len() as i64).clamp(*TRANSACTIONS.start(), *TRANSACTIONS.end());
+        }
         self.confirm(heads.iter().any(|head| !head.durable))?;
 
         let Some(last) = heads.last() else { return Ok(false) };
@@ -174,7 +181,7 @@ impl Reader {
                     &position.rank,
                     &xips,
                     &position.snapshot.xmax().to_string(),
-                    &TRANSACTIONS_MAX,
+                    &self.transactions_max,
                     &rows_max,
                     &bytes_max,
                     &target.map(|t| t.rank),
@@ -256,7 +263,7 @@ impl Reader {
 }
 
 /// The late ones in full, then the newer ones within the limits, all in rank order; and whether more is there.
-fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits) -> (Vec<Head>, bool) {
+fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Head>, bool) {
     heads.sort_by_key(|head| head.transaction.rank);
     let late = heads.partition_point(|head| head.transaction.rank <= rank);
     let newer = heads.len() - late;
@@ -272,7 +279,7 @@ fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits) -> (Vec<Head>, bool) {
     // A transaction beyond the limits is a batch of its own, unless late ones came first.
     let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
     heads.truncate(late + taken);
-    (heads, taken < newer || newer as i64 == TRANSACTIONS_MAX)
+    (heads, taken < newer || newer as i64 == asked)
 }
 
 /// Collects chunks to parts of bounded size.
@@ -349,7 +356,7 @@ mod tests {
             durable: true,
             payload: Some(vec![0; changes * 10]),
         };
-        let (heads, cut_more) = cut(transactions.iter().map(head).collect(), position, LIMITS);
+        let (heads, cut_more) = cut(transactions.iter().map(head).collect(), position, LIMITS, 1000);
         let ranks: Vec<Rank> = heads.iter().map(|head| head.transaction.rank).collect();
         assert_eq!((&ranks[..], cut_more), (expected, more));
     }

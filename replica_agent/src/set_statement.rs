@@ -129,27 +129,27 @@ pub fn build(
     )))
 }
 
-/// Whether the slave has the master's old value. Where `=` is not exact (numeric scale, -0, citext) binary forms are
+/// Whether the slave has the master's old value. Where `=` is not exact (numeric scale, citext) binary forms are
 /// compared, or text as in `statement`.
 fn same(column: &Column, here: &SlaveColumn, n: usize) -> String {
     let name = quote::ident(column.name);
     let (left, right) = (format!("t.{name}"), format!("u.o{n}"));
-    let by = |function: &str| {
-        format!("pg_catalog.{function}({left}) is not distinct from pg_catalog.{function}({right})")
-    };
     if here.own_type == column.type_oid && column.binary {
         match column.type_oid {
-            // bool, bytea, "char", int8, int2, int4, oid, date, time, timestamp, timestamptz, uuid
-            16 | 17 | 18 | 20 | 21 | 23 | 26 | 1082 | 1083 | 1114 | 1184 | 2950 => {
+            // bool, bytea, "char", int8, int2, int4, oid, float4, float8 (0 and -0 are one), date, time, timestamp,
+            // timestamptz, uuid
+            16 | 17 | 18 | 20 | 21 | 23 | 26 | 700 | 701 | 1082 | 1083 | 1114 | 1184 | 2950 => {
                 return format!("{left} is not distinct from {right}");
             }
             // Byte for byte in this collation.
             TEXT | 1043 => {
                 return format!("{left} collate \"C\" is not distinct from {right} collate \"C\"");
             }
-            700 => return by("float4send"),
-            701 => return by("float8send"),
-            1700 => return by("numeric_send"),
+            1700 => {
+                return format!(
+                    "pg_catalog.numeric_send({left}) is not distinct from pg_catalog.numeric_send({right})"
+                );
+            }
             _ => {}
         }
     }

@@ -20,6 +20,7 @@ mod rotation; // the chunk tables are emptied, and nothing is left behind
 mod async_commit; // synchronous_commit = off on the master
 mod copy; // the initial copy
 mod conflicts; // rows on a slave that are not what a change expects
+mod setwise; // many changes at once, as their net effect
 mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
 mod restart; // agent, master and slaves stop and come back

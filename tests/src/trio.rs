@@ -35,6 +35,8 @@ pub struct Setup {
     pub initial: &'static str,
     /// Further lines of section [agent].
     pub agent_lines: String,
+    /// Further lines of each [[slave]].
+    slave_lines: String,
 }
 
 impl Setup {
@@ -51,6 +53,7 @@ impl Setup {
             two_phase: true,
             initial: "copy",
             agent_lines: String::new(),
+            slave_lines: String::new(),
         }
     }
 
@@ -100,6 +103,12 @@ impl Setup {
     pub fn agent_line(mut self, line: &str) -> Self {
         self.agent_lines.push_str(line);
         self.agent_lines.push('\n');
+        self
+    }
+
+    pub fn slave_line(mut self, line: &str) -> Self {
+        self.slave_lines.push_str(line);
+        self.slave_lines.push('\n');
         self
     }
 
@@ -159,11 +168,12 @@ impl Trio {
         );
         for (i, slave) in self.slaves.iter().enumerate() {
             text.push_str(&format!(
-                "\n[[slave]]\nname = \"slave{}\"\ndsn = \"{}\"\ninitial = \"{}\"\ntwo_phase = {}\n",
+                "\n[[slave]]\nname = \"slave{}\"\ndsn = \"{}\"\ninitial = \"{}\"\ntwo_phase = {}\n{}",
                 i + 1,
                 slave.dsn(),
                 self.setup.initial,
-                self.setup.two_phase
+                self.setup.two_phase,
+                self.setup.slave_lines
             ));
         }
         text

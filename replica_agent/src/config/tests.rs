@@ -17,7 +17,7 @@ fn defaults() {
     let config = Config::parse(&format!("{MASTER}{SLAVE}")).unwrap();
     assert_eq!(config.agent_name(), "shop");
     assert_eq!(config.agent.commit, CommitMode::Independent);
-    assert_eq!((config.agent.batch_rows, config.agent.timer), (10_000, Duration::from_secs(5)));
+    assert_eq!((config.agent.batch_rows, config.agent.timer), (50_000, Duration::from_secs(5)));
     let slave = config.slave("reports").unwrap();
     assert_eq!((slave.initial, slave.two_phase), (Initial::Copy, true));
     assert!(!format!("{config:?}").contains("TOPSECRET"));
