@@ -14,6 +14,19 @@
 //! A crash before 3 leaves the old position, one after 4 the new one. In between recovery settles it, before anything
 //! else is applied: an independent slave commits, since nobody else has a say; in an atomic group the decision row on
 //! the master says which. Whether an unanswered COMMIT took place the position row tells.
+//!
+//! # A predecessor's session that outlives it
+//!
+//! The server carries out the statement that a killed agent sent last, and only that: the next one is sent when the
+//! last one is answered. If it is a change, its transaction ends without PREPARE and so is rolled back. If it is PREPARE,
+//! COMMIT or COMMIT PREPARED it may succeed, at any time until the session ends. What recovery saw, or the position
+//! said, before that is worth nothing; so a session first waits for the end of the one before it (`recovery`). With
+//! this, what is prepared is all there when recovery looks, and the position moves by us alone.
+//!
+//! Should a batch be prepared later all the same, by whoever does not hold the advisory lock, then the lock on the
+//! position row keeps us from applying anything beside it: both cannot hold it, so there is never a second batch of one
+//! number, in a group neither prepared nor decided. `begin` gives up waiting for the row after a second; the next
+//! session's recovery then settles what holds it.
 
 use postgres::{Client, SimpleQueryMessage, Statement};
 
@@ -21,6 +34,7 @@ use crate::applier::{Applied, Applier, CarriedOut};
 use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::identity::Identity;
 use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
@@ -28,9 +42,9 @@ use crate::retry;
 use crate::session;
 use crate::tables::Tables;
 use crate::wake::{Cancelable, Cancels, Stop};
+use recovery::{gid, take_over};
 
-/// PostgreSQL's limit for the identifier of a prepared transaction.
-const GID_BYTES_MAX: usize = 199;
+mod recovery;
 
 /// The master that a position belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,17 +89,19 @@ enum Phase {
 }
 
 impl SlaveSession {
-    /// Connects and makes sure that the agent's schema is there, once `admit` has found the database to be right.
+    /// Connects, takes the slave over and makes sure that the agent's schema is there, once `admit` has found the
+    /// database to be right and named the master's.
     pub fn open(
         slave: &Slave,
         agent: &str,
         cancels: &Cancels,
-        admit: impl FnOnce(&mut Client) -> Result<()>,
+        admit: impl FnOnce(&mut Client) -> Result<Identity>,
     ) -> Result<Self> {
         let mut client = session::connect_slave(slave)?;
-        admit(&mut client)?;
+        let master = admit(&mut client)?;
         let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
+        take_over(&mut client, agent, name, &master)?;
         create_schema(&mut client, name)?;
         if slave.two_phase {
             check_two_phase(&mut client, slave)?;
@@ -241,8 +257,8 @@ impl SlaveSession {
             .map_err(|e| Error::from_pg(format!("could not apply a batch on slave \"{}\"", self.name), e))
     }
 
-    /// The row may be locked by a batch that our predecessor's backend prepared only after we had looked for such: the
-    /// wait is short, and trying again (55P03) looks again.
+    /// Who holds the position row may have prepared a batch since recovery looked: the wait is short, and trying again
+    /// (55P03) looks again.
     fn begin(&mut self) -> Result<()> {
         if self.phase != Phase::Idle {
             return Ok(());
@@ -252,7 +268,7 @@ impl SlaveSession {
         let rows = self
             .client
             .simple_query(&format!(
-                "begin; set local lock_timeout = '5s'; \
+                "begin; set local lock_timeout = '1s'; \
                  select batch from pyreplica_agent.position where agent = {} and slave = {} for update; \
                  set local lock_timeout = 0",
                 quote::literal(&self.agent),
@@ -366,28 +382,6 @@ impl SlaveSession {
             .map_err(|e| Error::from_pg(format!("lost slave \"{}\"", self.name), e))
     }
 
-    /// Settles what a crash left prepared; `decided` says for a batch whether it is to be committed.
-    pub fn recover(&mut self, decided: &mut dyn FnMut(i64) -> Result<bool>) -> Result<()> {
-        let failed = |name: &str, e| Error::from_pg(format!("could not recover slave \"{name}\""), e);
-        let prefix = gid_prefix(&self.agent, &self.name);
-        let rows = self
-            .client
-            .query(include_str!("sql/prepared.sql"), &[&prefix])
-            .map_err(|e| failed(&self.name, e))?;
-        for row in rows {
-            let gid: &str = row.get(0);
-            let Some(batch) = gid.strip_prefix(&prefix).and_then(|b| b.parse::<i64>().ok()) else {
-                continue; // of an agent or slave whose name begins like ours
-            };
-            let verb = if decided(batch)? { "commit" } else { "rollback" };
-            self.client
-                .batch_execute(&format!("{verb} prepared {}", quote::literal(gid)))
-                .map_err(|e| failed(&self.name, e))?;
-            log::info!("slave \"{}\": recovery: {verb} of batch {batch}, which was prepared", self.name);
-        }
-        Ok(())
-    }
-
     fn gid(&self) -> Result<String> {
         gid(&self.agent, &self.name, self.batch)
     }
@@ -395,22 +389,6 @@ impl SlaveSession {
 
 fn is_transient(e: &Error) -> bool {
     e.sqlstate().is_some_and(|state| retry::is_transient(state, e.message()))
-}
-
-fn gid_prefix(agent: &str, slave: &str) -> String {
-    format!("pyreplica:{agent}:{slave}:")
-}
-
-fn gid(agent: &str, slave: &str, batch: i64) -> Result<String> {
-    let gid = format!("{}{batch}", gid_prefix(agent, slave));
-    if gid.len() > GID_BYTES_MAX {
-        return Err(Error::new(
-            Kind::Config,
-            format!("identifier of a prepared transaction is too long: {} bytes", gid.len()),
-        )
-        .hint("Give the agent or the slave a shorter name."));
-    }
-    Ok(gid)
 }
 
 /// CREATE SCHEMA needs a right that the agent may not have, even if the schema is there.
@@ -462,16 +440,5 @@ fn explain_prepare(slave: &str, e: postgres::Error) -> Error {
             .hint("Disable the trigger (or take ENABLE ALWAYS or ENABLE REPLICA from it), or set two_phase = false for this slave."),
         Some("53400") => e.hint("Raise max_prepared_transactions on the server of the slave; each slave needs one."),
         _ => e,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gids() {
-        assert_eq!(gid("shop", "reports", 7).unwrap(), "pyreplica:shop:reports:7");
-        assert!(gid(&"a".repeat(200), "b", 1).is_err());
     }
 }

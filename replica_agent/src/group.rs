@@ -29,7 +29,7 @@ use crate::pipeline::{guarded, Mode};
 use crate::plan::Window;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
-use crate::retry::Backoff;
+use crate::retry::{self, Backoff};
 use crate::wake::Stop;
 
 /// An error, and the slave that is to blame; `None` when it is the master, or us.
@@ -82,6 +82,13 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
             log::debug!("group: {error:#}");
             names.iter().for_each(|name| report_last(control.as_mut(), name, None));
             return Ok(());
+        }
+        if error.sqlstate().is_some_and(|state| retry::is_transient(state, error.message()))
+            && attempts < ONCE_ATTEMPTS
+        {
+            log::debug!("group: trying again at once after: {error:#}");
+            attempts += 1;
+            continue;
         }
         if error.kind() == Kind::Apply && !context.careful {
             log::debug!("group: trying again transaction by transaction after: {error:#}");

@@ -9,17 +9,18 @@ use postgres::Client;
 use crate::error::{Error, Kind, Result};
 
 /// System identifier of the server and oid of the database.
-type Identity = (String, u32);
+pub type Identity = (String, u32);
 
 /// The databases that slaves of this agent are in.
 #[derive(Clone, Default)]
 pub struct Identities(Arc<Mutex<HashMap<Identity, String>>>);
 
 impl Identities {
-    /// Takes the slave's database for the slave; an error if it is the master's, or another slave's.
-    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<()> {
-        let of_slave = identify(slave)?;
-        if of_slave == identify(master)? {
+    /// Takes the slave's database for the slave, and gives the master's; an error if it is the master's, or another
+    /// slave's.
+    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<Identity> {
+        let (of_slave, of_master) = (identify(slave)?, identify(master)?);
+        if of_slave == of_master {
             return Err(Error::new(Kind::Refused, format!("slave \"{name}\" is the master itself"))
                 .hint("Give the slave a dsn that leads to another database."));
         }
@@ -32,7 +33,7 @@ impl Identities {
             .hint("Remove one of them from the configuration."));
         }
         taken.insert(of_slave, name.to_owned());
-        Ok(())
+        Ok(of_master)
     }
 }
 

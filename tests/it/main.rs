@@ -25,5 +25,6 @@ mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
 mod restart; // agent, master and slaves stop and come back
 mod standby; // a second agent takes over
+mod takeover; // sessions of a killed agent that are still at work on a slave
 mod crash; // kill -9 between each two steps
 mod history; // random histories, replayable by their seed

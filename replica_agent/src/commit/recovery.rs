@@ -1,0 +1,106 @@
+//! What a predecessor leaves on a slave: a session that is still at work there, and batches that are prepared.
+//!
+//! In: a new session on the slave. Out: nobody else is at work for this slave, and nothing of its batches is prepared.
+//!
+//! An agent that is killed, or cut off, leaves its session on the slave to itself: the statement that was sent, be it
+//! PREPARE or COMMIT, is carried out all the same, perhaps long after we have started. So each session holds an
+//! advisory lock on the slave from before it looks at anything until it ends, and a new one ends the holder and waits
+//! for the lock: what is then there stays as it is. We may, since the master elected us and not the other.
+
+use postgres::Client;
+
+use super::SlaveSession;
+use crate::error::{Error, Kind, Result};
+use crate::identity::Identity;
+use crate::quote;
+use crate::session;
+
+/// PostgreSQL's limit for the identifier of a prepared transaction.
+const GID_BYTES_MAX: usize = 199;
+
+impl SlaveSession {
+    /// Settles what a crash left prepared; `decided` says for a batch whether it is to be committed.
+    pub fn recover(&mut self, decided: &mut dyn FnMut(i64) -> Result<bool>) -> Result<()> {
+        let failed = |name: &str, e| Error::from_pg(format!("could not recover slave \"{name}\""), e);
+        let prefix = gid_prefix(&self.agent, &self.name);
+        let rows = self
+            .client
+            .query(include_str!("../sql/prepared.sql"), &[&prefix])
+            .map_err(|e| failed(&self.name, e))?;
+        for row in rows {
+            let gid: &str = row.get(0);
+            let Some(batch) = gid.strip_prefix(&prefix).and_then(|b| b.parse::<i64>().ok()) else {
+                continue; // of an agent or slave whose name begins like ours
+            };
+            let verb = if decided(batch)? { "commit" } else { "rollback" };
+            self.client
+                .batch_execute(&format!("{verb} prepared {}", quote::literal(gid)))
+                .map_err(|e| failed(&self.name, e))?;
+            log::info!("slave \"{}\": recovery: {verb} of batch {batch}, which was prepared", self.name);
+        }
+        Ok(())
+    }
+}
+
+/// Makes this session the only one that is at work for the slave, until it ends.
+pub(super) fn take_over(client: &mut Client, agent: &str, slave: &str, master: &Identity) -> Result<()> {
+    let failed = |e| Error::from_pg(format!("could not take over slave \"{slave}\""), e);
+    let key = lock_key(agent, slave, master);
+    let free: bool = client.query_one("select pg_try_advisory_lock($1)", &[&key]).map_err(failed)?.get(0);
+    if free {
+        return Ok(());
+    }
+    for row in client.query(include_str!("../sql/end_predecessor.sql"), &[&key]).map_err(failed)? {
+        log::debug!("slave \"{slave}\": ended session {} of a predecessor", row.get::<_, i32>(0));
+    }
+    client
+        .batch_execute(&format!(
+            "begin; set local lock_timeout = '5s'; select pg_advisory_lock({key}); commit"
+        ))
+        .map_err(|e| {
+            failed(e).hint("A session of an agent before this one does not end: look for it in pg_locks (advisory) on the slave.")
+        })
+}
+
+/// Not that of an election: the slave's database may be the master of an agent of the same name. An agent of another
+/// master is no predecessor; the position will tell it that the slave is taken.
+fn lock_key(agent: &str, slave: &str, (system_identifier, database): &Identity) -> i64 {
+    let of_slave = format!("{}{system_identifier}:{database}", gid_prefix(agent, slave));
+    session::lock_key(&of_slave, "")
+}
+
+fn gid_prefix(agent: &str, slave: &str) -> String {
+    format!("pyreplica:{agent}:{slave}:")
+}
+
+pub(super) fn gid(agent: &str, slave: &str, batch: i64) -> Result<String> {
+    let gid = format!("{}{batch}", gid_prefix(agent, slave));
+    if gid.len() > GID_BYTES_MAX {
+        return Err(Error::new(
+            Kind::Config,
+            format!("identifier of a prepared transaction is too long: {} bytes", gid.len()),
+        )
+        .hint("Give the agent or the slave a shorter name."));
+    }
+    Ok(gid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gids() {
+        assert_eq!(gid("shop", "reports", 7).unwrap(), "pyreplica:shop:reports:7");
+        assert!(gid(&"a".repeat(200), "b", 1).is_err());
+    }
+
+    #[test]
+    fn lock_keys_tell_masters_and_elections_apart() {
+        let key = |agent, database| lock_key(agent, "reports", &("7".to_owned(), database));
+        assert_eq!(key("shop", 1), key("shop", 1));
+        assert_ne!(key("shop", 1), key("shop", 2));
+        assert_ne!(key("shop", 1), key("sho", 1));
+        assert_ne!(key("shop", 1), session::lock_key("shop", "reports"));
+    }
+}
