@@ -9,6 +9,7 @@ mod error;
 
 mod pg;
 mod capture;
+mod captured;
 mod encode;
 mod buffer;
 mod decode;

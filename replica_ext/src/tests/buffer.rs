@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use crate::buffer::{Buffer, KeyChange, SpilledTooEarly, Spot, CHUNK_BYTES};
+use crate::buffer::order::SpilledTooEarly;
+use crate::buffer::{Buffer, KeyChange, Spot, CHUNK_BYTES};
 use crate::decode::{Message, Messages};
 use crate::encode;
 

@@ -1,0 +1,114 @@
+//! A captured table: writes its changes as messages of a chunk, and introduces what of it the chunk does not know.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::buffer::Open;
+use crate::encode::{self, tag};
+use crate::pg::relation::{Description, Values};
+
+/// A captured table, and what of it the open chunk knows.
+pub struct Captured {
+    pub description: Description,
+    pub pinned: bool,
+    introduced: RefCell<Introduced>,
+}
+
+#[derive(Default)]
+struct Introduced {
+    serial: u64,
+    index: u32,
+    columns: Vec<bool>,
+    count: usize,
+}
+
+impl Captured {
+    pub fn new(description: Description) -> Rc<Captured> {
+        let pinned = description.needs_pinned_settings();
+        Rc::new(Captured { description, pinned, introduced: RefCell::default() })
+    }
+
+    /// Introduces the relation and the columns in the chunk, unless it knows them; returns its number there.
+    pub fn introduce(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
+        let description = &self.description;
+        let mut known = self.introduced.borrow_mut();
+        if known.serial != open.serial {
+            known.serial = open.serial;
+            known.index = *open.relations;
+            known.count = 0;
+            known.columns.clear();
+            known.columns.resize(description.columns.len(), false);
+            *open.relations += 1;
+            encode::relation(
+                open.bytes,
+                description.oid,
+                &description.schema,
+                &description.name,
+                description.columns.len(),
+                &description.key,
+            );
+        }
+        if known.count < description.columns.len() {
+            for c in columns {
+                if !std::mem::replace(&mut known.columns[c], true) {
+                    known.count += 1;
+                    let column = &description.columns[c];
+                    encode::column(open.bytes, known.index, c, &column.name, column.type_oid, column.binary);
+                }
+            }
+        }
+        known.index
+    }
+
+    fn begin(&self, open: &mut Open, kind: u8, columns: impl IntoIterator<Item = usize>) {
+        let relation = self.introduce(open, columns);
+        open.bytes.push(kind);
+        encode::varint(open.bytes, relation.into());
+    }
+
+    pub fn write_insert(&self, open: &mut Open, new: &Values) {
+        let columns = 0..self.description.columns.len();
+        self.begin(open, tag::INSERT, columns.clone());
+        columns.for_each(|c| new.write(c, open.bytes));
+    }
+
+    pub fn write_delete(&self, open: &mut Open, old: &Values) {
+        let key = &self.description.key;
+        self.begin(open, tag::DELETE, key.iter().copied());
+        key.iter().for_each(|&c| old.write(c, open.bytes));
+    }
+
+    pub fn write_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
+        let key = &self.description.key;
+        self.begin(open, tag::UPDATE, key.iter().chain(changed).copied());
+        key.iter().for_each(|&c| old.write(c, open.bytes));
+        encode::varint(open.bytes, changed.len() as u64);
+        for &c in changed {
+            encode::varint(open.bytes, c as u64);
+            new.write(c, open.bytes);
+            old.write(c, open.bytes);
+        }
+    }
+
+    pub fn write_key_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
+        let columns = 0..self.description.columns.len();
+        self.begin(open, tag::KEY_UPDATE, columns.clone());
+        self.description.key.iter().for_each(|&c| old.write(c, open.bytes));
+        columns.for_each(|c| new.write(c, open.bytes));
+        encode::varint(open.bytes, changed.len() as u64);
+        for &c in changed {
+            encode::varint(open.bytes, c as u64);
+            old.write(c, open.bytes);
+        }
+    }
+
+    /// The key of a row as the log has it.
+    pub fn key_of(&self, row: &Values) -> Vec<Option<Vec<u8>>> {
+        let value = |&c: &usize| {
+            let mut written = Vec::new();
+            row.write(c, &mut written);
+            encode::value_bytes(&written).map(<[u8]>::to_vec)
+        };
+        self.description.key.iter().map(value).collect()
+    }
+}
