@@ -13,13 +13,14 @@ export PG_CONFIG
 DEBIAN_PG_CONFIG = /usr/lib/postgresql/15/bin/pg_config
 TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))
 
-.PHONY: help demo test check bench deps install package
+.PHONY: help demo test check bench bench-peers deps install package
 
 help:
 	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
 	@echo 'make test      all tests, on private servers'
 	@echo 'make check     format, lints and the tests that need no server'
 	@echo 'make bench     what capture costs a writer (ROUNDS=5)'
+	@echo 'make bench-peers  installs what the benchmarks compare us with: Slony-I, PgQ, Bucardo, plpython3'
 	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent into PREFIX/bin'
 	@echo 'make package   both as an archive under target/'
 	@echo 'make deps      what demo and test install: Debian packages, cargo-pgrx'
@@ -32,6 +33,9 @@ test: deps
 
 bench: deps
 	@scripts/with-postgres.sh scripts/bench.sh
+
+bench-peers:
+	@scripts/install-deps.sh peers
 
 check:
 	@scripts/install-deps.sh agent

@@ -2,6 +2,7 @@
 # Installs what this machine lacks of Debian packages and cargo-pgrx; quiet when all is there.
 #   install-deps.sh agent   what the agent and the lints need
 #   install-deps.sh all     the server, its headers and cargo-pgrx besides
+#   install-deps.sh peers   other replicators, which the benchmarks compare us with
 # As an ordinary user it goes through sudo.
 set -eu
 
@@ -29,7 +30,14 @@ command -v cargo >/dev/null 2>&1 || {
 }
 
 packages="gcc libc6-dev pkg-config libssl-dev"
-if [ "$1" = all ]; then
+if [ "$1" = peers ]; then
+    # Slony-I, PgQ, Bucardo and what its functions are written in, plpython3 for the trigger of the original.
+    packages="slony1-2-bin postgresql-$PG-slony1-2 postgresql-$PG-pgq3 bucardo postgresql-plperl-$PG postgresql-plpython3-$PG"
+    if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != "/usr/lib/postgresql/$PG/bin/pg_config" ]; then
+        say "Debian's packages go into its own PostgreSQL, not into that of $PG_CONFIG" >&2
+        exit 1
+    fi
+elif [ "$1" = all ]; then
     packages="$packages clang libclang-dev"
     # A PostgreSQL of one's own (PG_CONFIG) takes the place of Debian's.
     if [ -z "${PG_CONFIG:-}" ]; then
