@@ -150,6 +150,11 @@ impl Cluster {
         command
     }
 
+    /// The first process of the running server.
+    pub fn pid(&self) -> u32 {
+        self.server.lock().expect("server").as_ref().expect("the server runs").id()
+    }
+
     /// All the server has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

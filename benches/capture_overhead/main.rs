@@ -1,0 +1,76 @@
+//! What capture costs a writer, beside no trigger, an empty trigger and other replicators; servers with fsync on.
+//!
+//! Sections: bulk (time, processor time, log and WAL of bulk statements), tpcb (pgbench with and without an agent),
+//! writers (what concurrent writers wait for), memory (of a backend in large transactions).
+//! Fair: the same tables, statements and commits, in databases of one server, taking turns.
+//! Unfair to us: in section bulk nothing reads the log, so that its tables grow all through a statement.
+#![forbid(unsafe_code)]
+
+mod bulk;
+mod memory;
+mod rivals;
+mod tpcb;
+mod variant;
+mod workload;
+mod writers;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use pyreplica_benches::arguments::Arguments;
+use pyreplica_benches::report::Report;
+use pyreplica_tests::cluster::{run, Cluster};
+
+const SECTIONS: [&str; 4] = ["bulk", "tpcb", "writers", "memory"];
+
+fn main() {
+    let (workloads, variants) = (workload::names(), variant::names());
+    let arguments = Arguments::parse(&[&SECTIONS[..], &workloads, &variants].concat());
+    let mut report = Report::new("capture_overhead", version());
+    let bulk_only = arguments.any(&workloads) || arguments.any(&variants);
+    let wants = |section: &str| match section {
+        "bulk" if bulk_only => true,
+        _ => arguments.wants(section, &SECTIONS) && (!bulk_only || arguments.any(&SECTIONS)),
+    };
+    if arguments.results && bulk_only {
+        eprintln!("--results keeps whole sections: choose none or some of {}", SECTIONS.join(" "));
+        std::process::exit(2);
+    }
+    if wants("bulk") {
+        report.add(bulk::run(&arguments));
+    }
+    if wants("tpcb") {
+        report.add(tpcb::run());
+    }
+    if wants("writers") {
+        report.add(writers::run());
+    }
+    if wants("memory") {
+        report.add(memory::run());
+    }
+    report.finish(arguments.results);
+}
+
+/// A server as an installation has it, without what comes by the clock: autovacuum and timed checkpoints.
+fn start_server(name: &str, more: &[(&str, &str)]) -> Arc<Cluster> {
+    let settings = [
+        ("fsync", "on"),
+        ("shared_buffers", "1GB"),
+        ("min_wal_size", "2GB"),
+        ("max_wal_size", "8GB"),
+        ("checkpoint_timeout", "1h"),
+        ("autovacuum", "off"),
+        ("wal_writer_delay", "200ms"),
+    ];
+    Cluster::start(name, &[&settings, more].concat())
+}
+
+const SETTINGS: &str =
+    "Settings: fsync on, synchronous_commit on, shared_buffers 1 GB, no timed checkpoints, no autovacuum.";
+
+/// For people: the PostgreSQL that runs.
+fn version() -> String {
+    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+    let version = run(Command::new(pg_config).arg("--version"));
+    version.split(" (").next().unwrap_or(&version).trim().to_owned()
+}

@@ -1,0 +1,155 @@
+//! Results of a benchmark: on the terminal, in a JSON file below the target directory, and in benches/RESULTS.md.
+//!
+//! RESULTS.md has one heading for each section of each benchmark; a run replaces those that it ran.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use pyreplica_tests::cluster::run;
+use serde_json::{json, Value};
+
+use crate::table::Table;
+
+/// What one section of a benchmark found.
+pub struct Section {
+    pub name: &'static str,
+    /// Sentences that say what was run and under which settings.
+    pub about: Vec<String>,
+    pub tables: Vec<Table>,
+    /// All figures.
+    pub json: Value,
+}
+
+pub struct Report {
+    benchmark: &'static str,
+    server: String,
+    sections: Vec<Section>,
+}
+
+impl Report {
+    /// `server` names the version of PostgreSQL.
+    pub fn new(benchmark: &'static str, server: String) -> Self {
+        Self { benchmark, server, sections: Vec::new() }
+    }
+
+    /// Prints a section and keeps it.
+    pub fn add(&mut self, section: Section) {
+        println!("\n== {}/{}", self.benchmark, section.name);
+        section.about.iter().for_each(|line| println!("{line}"));
+        section.tables.iter().for_each(|table| print!("\n{}", table.text()));
+        self.sections.push(section);
+    }
+
+    /// Writes the JSON file, and RESULTS.md if wanted.
+    pub fn finish(self, results: bool) {
+        let sections: serde_json::Map<String, Value> = self
+            .sections
+            .iter()
+            .map(|section| {
+                (section.name.to_owned(), json!({"about": section.about, "figures": section.json}))
+            })
+            .collect();
+        let all = json!({
+            "benchmark": self.benchmark, "date": date(), "commit": commit(), "server": self.server,
+            "machine": machine(), "sections": sections,
+        });
+        let path = target_dir().join(format!("{}.json", self.benchmark));
+        fs::write(&path, format!("{all:#}\n")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        println!("\nall figures: {}", path.display());
+        if results {
+            let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md"));
+            let mut text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            for section in &self.sections {
+                let heading = format!("{}/{}", self.benchmark, section.name);
+                text = replace_section(&text, &heading, &self.markdown(section));
+            }
+            fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            println!("brought up to date: {}", path.display());
+        }
+    }
+
+    fn markdown(&self, section: &Section) -> String {
+        let mut text = format!("{}, commit {}, {}, {}.\n", date(), commit(), self.server, machine());
+        section.about.iter().for_each(|line| text += &format!("{line}\n"));
+        section.tables.iter().for_each(|table| text += &format!("\n{}", table.markdown()));
+        text
+    }
+}
+
+/// `text` with the section under `## heading` replaced, or added at the end.
+fn replace_section(text: &str, heading: &str, body: &str) -> String {
+    let mut out = String::new();
+    let mut found = false;
+    for part in split_before(text, "## ") {
+        let ours = part.strip_prefix("## ").and_then(|p| p.lines().next()) == Some(heading);
+        if ours {
+            found = true;
+            out += &format!("## {heading}\n\n{}\n\n", body.trim_end());
+        } else {
+            out += part;
+        }
+    }
+    if !found {
+        out = format!("{}\n\n## {heading}\n\n{body}\n", out.trim_end());
+    }
+    format!("{}\n", out.trim_end())
+}
+
+/// Parts of a text, each but the first beginning with a line that starts with `mark`.
+fn split_before<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
+    let mut starts = vec![0];
+    starts.extend(text.match_indices(&format!("\n{mark}")).map(|(i, _)| i + 1));
+    starts.push(text.len());
+    starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+fn date() -> String {
+    run(Command::new("date").arg("+%F")).trim().to_owned()
+}
+
+/// The commit measured; `-dirty` when files differ from it, RESULTS.md itself apart.
+fn commit() -> String {
+    let git =
+        |arguments: &[&str]| run(Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments));
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let dirty = changed.lines().any(|line| !line.ends_with("benches/RESULTS.md"));
+    format!("{}{}", git(&["rev-parse", "--short", "HEAD"]).trim(), if dirty { "-dirty" } else { "" })
+}
+
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes =
+        memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    format!("{processors} processors, {:.0} GB", kilobytes.unwrap_or(0.0_f64) / 1048576.0)
+}
+
+/// Benchmarks run as target/release/deps/<name>-<hash>.
+fn target_dir() -> PathBuf {
+    let own = std::env::current_exe().expect("path of this program");
+    own.ancestors().nth(3).expect("a program below the target directory").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(replace_section(text, "a/b", "new"), expected);
+    }
+
+    #[test]
+    fn sections_of_the_results_are_replaced() {
+        check(
+            "# Results\n\n## a/b\n\nold\n\n## a/c\n\nkept\n",
+            "# Results\n\n## a/b\n\nnew\n\n## a/c\n\nkept\n",
+        );
+    }
+
+    #[test]
+    fn a_new_section_comes_last() {
+        check("# Results\n\n## a\n\nkept\n", "# Results\n\n## a\n\nkept\n\n## a/b\n\nnew\n");
+    }
+}
