@@ -36,6 +36,8 @@ pub struct Agent {
     /// A batch ends after the transaction that reaches one of these.
     pub batch_rows: usize,
     pub batch_bytes: usize,
+    /// Tables of a slave that are copied at the same time.
+    pub copy_jobs: usize,
     /// How long to trust that NOTIFY would have told.
     pub timer: Duration,
 }
@@ -103,6 +105,7 @@ struct FileAgent {
     commit: CommitMode,
     batch_rows: usize,
     batch_bytes: usize,
+    copy_jobs: usize,
     timer_seconds: f64,
 }
 
@@ -115,6 +118,8 @@ impl Default for FileAgent {
             // of a two-phase commit are not felt.
             batch_rows: 50_000,
             batch_bytes: 4 * 1024 * 1024,
+            // One processor for each is what pays; more is for machines that have them.
+            copy_jobs: 2,
             timer_seconds: 5.0,
         }
     }
@@ -138,7 +143,7 @@ fn yes() -> bool {
 
 const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
 const MASTER_KEYS: &[&str] = &["dsn"];
-const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "timer_seconds"];
+const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
 const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "two_phase", "apply"];
 
 impl Config {
@@ -326,6 +331,7 @@ fn agent(file: FileAgent) -> Result<Agent> {
         commit: file.commit,
         batch_rows: positive("batch_rows", file.batch_rows)?,
         batch_bytes: positive("batch_bytes", file.batch_bytes)?,
+        copy_jobs: positive("copy_jobs", file.copy_jobs)?,
         timer: Duration::from_secs_f64(file.timer_seconds),
     })
 }

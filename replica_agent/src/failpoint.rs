@@ -6,6 +6,7 @@
 /// Every failpoint, in the order in which a batch meets them.
 pub const NAMES: &[&str] = &[
     "copy.before_commit",
+    "copy.after_commit",
     "commit.after_begin",
     "commit.after_apply",
     "commit.after_position",

@@ -9,7 +9,7 @@ use crate::applier::Applied;
 use crate::commit::{SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
-use crate::copy::copy_table;
+use crate::copy::{Crew, Existing};
 use crate::error::{Error, Kind, Result};
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::pipeline::Mode;
@@ -63,12 +63,18 @@ impl Member {
     /// Copies the tables that are captured and not yet here.
     pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let captured = control.captured()?;
-        for table in self.session.tables.settle(&mut self.session.client, &captured)? {
+        let SlaveSession { client, tables, name, .. } = &mut self.session;
+        let missing = tables.settle(client, &captured)?;
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(name)?;
+        if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
-            let SlaveSession { client, name, .. } = &mut self.session;
-            let agent = context.config.agent_name();
-            let copied = copy_table(&mut control.client, client, agent, name, &table, &context.stop)?;
-            self.session.tables.add_copied(&table, copied.snapshot.parse()?, copied.rows);
+            let crew = Crew { config, slave, stop, cancels };
+            let (copied, result) = crew.copy(&mut control.client, client, missing, Existing::Refuse);
+            for copied in &copied {
+                tables.add_copied(copied)?;
+            }
+            result?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::feed::Context;
 use crate::follow::{report_last, Member};
 use crate::quote;
 use crate::report::State;
-use crate::session::{cancel_on_stop, Canceller};
+use crate::session::cancel_on_stop;
 use crate::shape::shapes;
 use crate::tables::Tables;
 use crate::wake::Stop;
@@ -33,11 +33,8 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
     let session = SlaveSession::open(&slave, config.agent_name(), &context.cancels, |client| {
         context.identities.take(&mut control.client, client, &slave.name)
     })?;
-    let cancellers = vec![
-        Canceller::new(&config.master.dsn, &control.client)?,
-        Canceller::new(&slave.dsn, &session.client)?,
-    ];
-    let copied = cancel_on_stop(stop, cancellers, || begin_again(&context, &slave, &mut control, session));
+    let copied =
+        cancel_on_stop(stop, &context.cancels, || begin_again(&context, &slave, &mut control, session));
     match copied {
         Ok(()) => Ok(()),
         Err(_) if stop.is_set() => {

@@ -17,7 +17,7 @@ use crate::dsn::{Dsn, Host, SslMode};
 use crate::error::{Error, Kind, Result};
 use crate::quote;
 use crate::tls::tls;
-use crate::wake::Stop;
+use crate::wake::{Cancels, Stop};
 
 /// Both sides: the text form of every value, and no limit that would end a session of ours for being patient.
 const PINNED: &[(&str, &str)] = &[
@@ -114,19 +114,13 @@ impl Canceller {
 }
 
 /// Does some work; when the order to stop comes meanwhile, the sessions are cancelled so that it ends soon.
-pub fn cancel_on_stop<T>(stop: &Stop, cancellers: Vec<Canceller>, work: impl FnOnce() -> T) -> T {
+pub fn cancel_on_stop<T>(stop: &Stop, cancels: &Cancels, work: impl FnOnce() -> T) -> T {
     let (working, done) = crossbeam_channel::bounded::<()>(0);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             crossbeam_channel::select! {
                 recv(done) -> _ => {}
-                recv(stop.receiver()) -> _ => {
-                    for canceller in &cancellers {
-                        if let Err(e) = canceller.cancel() {
-                            log::warn!("{e:#}");
-                        }
-                    }
-                }
+                recv(stop.receiver()) -> _ => cancels.cancel(),
             }
         });
         let result = work();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use postgres::Client;
 
 use crate::config::Initial;
-use crate::copy::CapturedTable;
+use crate::copy::{CapturedTable, CopiedTable};
 use crate::error::{Error, Result};
 use crate::position::{Snapshot, Xid};
 
@@ -213,13 +213,15 @@ impl Tables {
     }
 
     /// The table has been copied, and that is on record.
-    pub fn add_copied(&mut self, table: &CapturedTable, snapshot: Snapshot, rows: u64) {
+    pub fn add_copied(&mut self, copied: &CopiedTable) -> Result<()> {
+        let CopiedTable { table, snapshot, rows } = copied;
         let copied = Copied {
             trigger_oid: table.trigger_oid,
-            snapshot,
-            rows: Some(i64::try_from(rows).unwrap_or(i64::MAX)),
+            snapshot: snapshot.parse()?,
+            rows: Some(i64::try_from(*rows).unwrap_or(i64::MAX)),
         };
         self.copied.insert((table.schema.clone(), table.name.clone()), copied);
+        Ok(())
     }
 
     /// Takes the table to be in step except for what the snapshot does not see.

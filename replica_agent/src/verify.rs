@@ -20,9 +20,9 @@ use crate::check::Server;
 use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
-use crate::session::{cancel_on_stop, connect_master, connect_slave, Canceller};
+use crate::session::{cancel_on_stop, connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
-use crate::wake::Stop;
+use crate::wake::{Cancels, Stop};
 use rows::Query;
 
 /// How many differing keys are remembered for a second look; beyond that a table is read again as a whole.
@@ -72,10 +72,11 @@ fn verify_slave(
 ) -> Result<bool> {
     let mut client = connect_slave(slave)?;
     prepare(&mut client, &format!("slave \"{}\"", slave.name))?;
-    let cancellers = vec![Canceller::new(&config.master.dsn, master)?, Canceller::new(&slave.dsn, &client)?];
+    let cancels = Cancels::default();
+    let _cancelable = (cancels.add(&config.master.dsn, master)?, cancels.add(&slave.dsn, &client)?);
     let agent = config.agent_name();
     let mut pair = Pair { master, slave: &mut client, agent, which: slave, stop, stalled: None };
-    cancel_on_stop(stop, cancellers, || compare_all(&mut pair, tables, out))
+    cancel_on_stop(stop, &cancels, || compare_all(&mut pair, tables, out))
 }
 
 fn compare_all(

@@ -1,0 +1,153 @@
+//! Several workers that copy a slave's tables, the largest first.
+//!
+//! In: tables, and the two sessions of whoever asks. Out: each table copied, or the first error. A worker is a pair of
+//! sessions; the caller's are the first, the others last as long as the copy.
+//!
+//! After an error the other workers finish the tables at hand, which the next attempt then need not copy again.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postgres::Client;
+
+use super::progress::{Progress, Size};
+use super::table::{copy_table, is_silent, Existing, Target};
+use super::{CapturedTable, CopiedTable};
+use crate::config::{Config, Slave};
+use crate::error::{Error, Kind, Result};
+use crate::session;
+use crate::wake::{Cancels, Stop};
+
+/// What a copy needs to know of the agent and the slave.
+pub struct Crew<'a> {
+    pub config: &'a Config,
+    pub slave: &'a Slave,
+    pub stop: &'a Stop,
+    pub cancels: &'a Cancels,
+}
+
+/// What the workers share.
+struct Work<'a> {
+    crew: &'a Crew<'a>,
+    existing: Existing,
+    left: Mutex<VecDeque<(CapturedTable, Size)>>,
+    copied: Mutex<Vec<CopiedTable>>,
+    error: Mutex<Option<Error>>,
+    progress: Progress,
+}
+
+impl Crew<'_> {
+    /// Copies all these tables; those that are copied are handed out even if another fails.
+    pub fn copy(
+        &self,
+        master: &mut Client,
+        slave: &mut Client,
+        tables: Vec<CapturedTable>,
+        existing: Existing,
+    ) -> (Vec<CopiedTable>, Result<()>) {
+        let (queue, workers) = match self.plan(master, slave, tables) {
+            Ok(plan) => plan,
+            Err(e) => return (Vec::new(), Err(e)),
+        };
+        let sizes: Vec<Size> = queue.iter().map(|(_, size)| *size).collect();
+        let work = Work {
+            crew: self,
+            existing,
+            left: Mutex::new(queue),
+            copied: Mutex::default(),
+            error: Mutex::default(),
+            progress: Progress::new(&self.slave.name, &sizes),
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(|| work.help());
+            }
+            work.run(master, slave);
+        });
+        let left = !lock(&work.left).is_empty();
+        let copied = work.copied.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let error = work.error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let stopped = || Error::new(Kind::Stopped, "copy was stopped, some tables are left");
+        let error = error.or_else(|| (left && self.stop.is_set()).then(stopped));
+        (copied, error.map_or(Ok(()), Err))
+    }
+
+    /// The order of the tables, and how many workers there are to be.
+    fn plan(
+        &self,
+        master: &mut Client,
+        slave: &mut Client,
+        tables: Vec<CapturedTable>,
+    ) -> Result<(VecDeque<(CapturedTable, Size)>, usize)> {
+        let schemas: Vec<_> = tables.iter().map(|table| table.schema.as_str()).collect();
+        let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+        let rows = master
+            .query(include_str!("../sql/copy_sizes.sql"), &[&schemas, &names])
+            .map_err(|e| Error::from_pg("could not ask the master for the sizes of tables", e))?;
+        let count = |row: &postgres::Row, i| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0);
+        let sizes = rows.iter().map(|row| Size { bytes: count(row, 0), rows: count(row, 1) });
+        let mut queue: Vec<_> = tables.into_iter().zip(sizes).collect();
+        let silent = is_silent(slave).map_err(|e| {
+            Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
+        })?;
+        // Where foreign keys are checked their order matters to the user, who names the tables.
+        if !silent {
+            return Ok((queue.into(), 1));
+        }
+        queue.sort_by_key(|(_, size)| std::cmp::Reverse(size.bytes));
+        let workers = self.config.agent.copy_jobs.min(queue.len());
+        Ok((queue.into(), workers))
+    }
+}
+
+impl Work<'_> {
+    /// A worker with sessions of its own. What it cannot do the others do.
+    fn help(&self) {
+        let Crew { config, slave, cancels, .. } = self.crew;
+        let opened = || -> Result<_> {
+            let master = session::connect_master(&config.master.dsn, "copy")?;
+            let client = session::connect_slave(slave)?;
+            let cancelable = (cancels.add(&config.master.dsn, &master)?, cancels.add(&slave.dsn, &client)?);
+            Ok((master, client, cancelable))
+        };
+        match opened() {
+            Ok((mut master, mut client, _cancelable)) => self.run(&mut master, &mut client),
+            Err(e) => log::warn!("slave \"{}\": copying with fewer sessions: {e:#}", slave.name),
+        }
+    }
+
+    fn run(&self, master: &mut Client, slave: &mut Client) {
+        let target = Target {
+            agent: self.crew.config.agent_name(),
+            slave: &self.crew.slave.name,
+            existing: self.existing,
+        };
+        while let Some((table, size)) = self.next() {
+            let progress = self.progress.table(size);
+            match copy_table(master, slave, &target, &table, self.crew.stop, progress) {
+                Ok(copied) => lock(&self.copied).push(copied),
+                Err(e) => {
+                    let mut first = lock(&self.error);
+                    if first.is_none() && e.kind() != Kind::Stopped && !lock(&self.left).is_empty() {
+                        log::warn!("slave \"{}\": {e:#}; tables at hand are finished", target.slave);
+                    }
+                    first.get_or_insert(e);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(CapturedTable, Size)> {
+        let over = self.crew.stop.is_set() || lock(&self.error).is_some();
+        if over {
+            None
+        } else {
+            lock(&self.left).pop_front()
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,220 @@
+//! Copies one table: locks, emptiness, the rows, and its `copied_table` row, in one transaction on either side.
+
+use postgres::error::SqlState;
+use postgres::{Client, IsolationLevel, Transaction};
+
+use super::progress::TableProgress;
+use super::transfer::{transfer, Columns, Ends};
+use super::{CapturedTable, CopiedTable};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::wake::Stop;
+
+/// What to do with rows that the slave's table holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// They are somebody's.
+    Refuse,
+    /// They are those of an earlier copy, or nobody wants them.
+    Replace,
+}
+
+/// Whose slave it is that gets the table.
+pub(super) struct Target<'a> {
+    pub agent: &'a str,
+    pub slave: &'a str,
+    pub existing: Existing,
+}
+
+/// Copies one captured table under its own snapshot and commits it with its `copied_table` row on the slave.
+pub(super) fn copy_table(
+    master: &mut Client,
+    slave: &mut Client,
+    target: &Target,
+    table: &CapturedTable,
+    stop: &Stop,
+    mut progress: TableProgress,
+) -> Result<CopiedTable> {
+    let name = table.full_name();
+    let ends = Ends { table: &name, slave: target.slave };
+    let on_master = |e| ends.on_master(e);
+    let on_slave = |e| ends.on_slave(e);
+
+    let mut from = begin_locked(master, table, Side::Master, stop, &on_master)?;
+    let snapshot: String =
+        from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
+    from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
+
+    let only = only_if_plain(slave, table, target.slave)?;
+    let Columns { list, format } = Columns::choose(&mut from, slave, table).map_err(on_master)?;
+    let mut to = begin_locked(slave, table, Side::Slave, stop, &on_slave)?;
+    match target.existing {
+        Existing::Refuse => refuse_filled(&mut to, only, table, target.slave)?,
+        Existing::Replace => empty(&mut to, only, table).map_err(on_slave)?,
+    }
+
+    let source = if table.partitioned {
+        format!("(select {list} from {})", table.quoted())
+    } else {
+        format!("{} ({list})", table.quoted())
+    };
+    let option = format.option();
+    let reader = from.copy_out(&format!("copy {source} to stdout{option}")).map_err(on_master)?;
+    let writer =
+        to.copy_in(&format!("copy {} ({list}) from stdin{option}", table.quoted())).map_err(on_slave)?;
+    let sent = transfer(reader, writer, format, &ends, stop, &mut progress)?;
+    if sent.stored != sent.rows {
+        return Err(Error::new(
+            Kind::Apply,
+            format!(
+                "table \"{name}\" on slave \"{}\" stored {} of {} rows",
+                target.slave, sent.stored, sent.rows
+            ),
+        )
+        .hint("A trigger there drops rows: disable it, or take ENABLE ALWAYS or ENABLE REPLICA from it."));
+    }
+
+    let rows = i64::try_from(sent.rows).unwrap_or(i64::MAX);
+    to.execute(
+        include_str!("../sql/copied_table.sql"),
+        &[&target.agent, &target.slave, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
+    )
+    .map_err(on_slave)?;
+    failpoint::hit("copy.before_commit");
+    to.commit().map_err(on_slave)?;
+    failpoint::hit("copy.after_commit");
+    from.commit().map_err(on_master)?;
+    log::info!("slave \"{}\": copied table {name}: {}", target.slave, progress.finish());
+    Ok(CopiedTable { table: table.clone(), snapshot, rows: sent.rows })
+}
+
+/// Begins a transaction and locks the table before the first snapshot, however long that takes unless stopped.
+fn begin_locked<'a>(
+    client: &'a mut Client,
+    table: &CapturedTable,
+    side: Side,
+    stop: &Stop,
+    context: &dyn Fn(postgres::Error) -> Error,
+) -> Result<Transaction<'a>> {
+    let (mut transaction, mode) = match side {
+        Side::Master => {
+            let begin =
+                client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+            (begin.start().map_err(context)?, "access share")
+        }
+        Side::Slave => (client.transaction().map_err(context)?, "share row exclusive"),
+    };
+    // LOCK takes no snapshot, nor do savepoints. A partitioned table is locked with its partitions.
+    let lock = format!(
+        "savepoint attempt; set local lock_timeout = '1s'; lock table {} in {mode} mode; \
+         set local lock_timeout = 0; release attempt",
+        table.quoted()
+    );
+    while let Err(e) = transaction.batch_execute(&lock) {
+        if e.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            return Err(context(e));
+        }
+        if stop.is_set() {
+            return Err(stopped(&table.full_name()));
+        }
+        log::debug!("table {} is locked, waiting", table.full_name());
+        transaction.batch_execute("rollback to attempt").map_err(context)?;
+    }
+    Ok(transaction)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Master,
+    Slave,
+}
+
+pub(super) fn stopped(name: &str) -> Error {
+    Error::new(Kind::Stopped, format!("copy of table \"{name}\" was stopped"))
+}
+
+/// `only ` for an ordinary table, whose inheritance children are tables of their own; an error if it is none.
+fn only_if_plain(slave: &mut Client, table: &CapturedTable, slave_name: &str) -> Result<&'static str> {
+    let kind: Option<i8> = slave
+        .query_opt(
+            "select c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+              where n.nspname = $1 and c.relname = $2",
+            &[&table.schema, &table.name],
+        )
+        .map_err(|e| {
+            Error::from_pg(
+                format!("could not look for table \"{}\" on slave \"{slave_name}\"", table.full_name()),
+                e,
+            )
+        })?
+        .map(|row| row.get(0));
+    match kind.map(|kind| kind as u8) {
+        Some(b'r') => Ok("only "),
+        Some(b'p') => Ok(""),
+        Some(_) => Err(Error::new(
+            Kind::Refused,
+            format!("\"{}\" on slave \"{slave_name}\" is not a table", table.full_name()),
+        )
+        .with_sqlstate("42809")),
+        None => Err(Error::new(
+            Kind::Refused,
+            format!("table \"{}\" does not exist on slave \"{slave_name}\"", table.full_name()),
+        )
+        .with_sqlstate("42P01")
+        .hint("Create it as on the master; pg_dump --schema-only writes the statements.")),
+    }
+}
+
+/// Rows that were there before would collide with the copy or, worse, stay beside it.
+fn refuse_filled(to: &mut Transaction, only: &str, table: &CapturedTable, slave_name: &str) -> Result<()> {
+    let filled: bool = to
+        .query_one(&format!("select exists (select from {only}{})", table.quoted()), &[])
+        .map_err(|e| {
+            Error::from_pg(
+                format!("could not read table \"{}\" on slave \"{slave_name}\"", table.full_name()),
+                e,
+            )
+        })?
+        .get(0);
+    if !filled {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("table \"{}\" on slave \"{slave_name}\" already holds rows", table.full_name()),
+    )
+    .with_sqlstate("55000")
+    .detail("The initial copy does not mix its rows with others.")
+    .hint(
+        "TRUNCATE the table on the slave, or use \"replica_agent copy\", which empties all captured tables \
+         there, or set initial = \"current\" if both sides are in step.",
+    ))
+}
+
+/// Empties the table. TRUNCATE may not do it (another table refers to this one, or the right is lacking) where DELETE can,
+/// as long as no foreign key carries the deletion on to other tables.
+fn empty(
+    to: &mut Transaction,
+    only: &str,
+    table: &CapturedTable,
+) -> std::result::Result<(), postgres::Error> {
+    let name = table.quoted();
+    let mut attempt = to.savepoint("empty")?;
+    let Err(e) = attempt.batch_execute(&format!("truncate table {only}{name}")) else {
+        return attempt.commit();
+    };
+    attempt.rollback()?;
+    let refused = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INSUFFICIENT_PRIVILEGE];
+    if !e.code().is_some_and(|code| refused.contains(code)) || !is_silent(to)? {
+        return Err(e);
+    }
+    to.batch_execute(&format!("delete from {only}{name}"))
+}
+
+/// Do triggers and foreign keys rest in this session?
+pub(super) fn is_silent(
+    client: &mut impl postgres::GenericClient,
+) -> std::result::Result<bool, postgres::Error> {
+    let row = client.query_one("select current_setting('session_replication_role') = 'replica'", &[])?;
+    Ok(row.get(0))
+}
