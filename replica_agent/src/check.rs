@@ -12,6 +12,7 @@ use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::quote;
+use crate::schema;
 use crate::session::{connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
 
@@ -139,10 +140,15 @@ pub fn check(config: &Config) -> Report {
             report.failed(&e);
             None
         }
-        Ok(mut master) => master_facts(&mut master, &mut report).unwrap_or_else(|e| {
-            report.failed(&e);
-            None
-        }),
+        Ok(mut master) => {
+            if config.slaves.iter().any(|slave| slave.schema) {
+                schema::new_enough(&mut master).unwrap_or_else(|e| report.failed(&e));
+            }
+            master_facts(&mut master, &mut report).unwrap_or_else(|e| {
+                report.failed(&e);
+                None
+            })
+        }
     };
     if let Some(facts) = &facts {
         report.passed.push(format!("master: {}, {} tables captured", config.master.dsn, facts.tables.len()));

@@ -72,6 +72,7 @@ pub(crate) fn check(
         );
     }
     let shapes = shapes(client, &at, &facts.tables, RIGHTS)?;
+    let mut to_make = Vec::new();
     for table in &facts.tables {
         let of = |shapes: &'_ [Shape]| {
             shapes.iter().position(|s| s.schema == table.schema && s.name == table.name)
@@ -80,6 +81,7 @@ pub(crate) fn check(
             (Some(on_master), Some(here)) => {
                 compare(table, &facts.shapes[on_master], &shapes[here], &at, &server.user, report);
             }
+            (Some(_), None) if slave.schema => to_make.push(table.schema.as_str()),
             (Some(_), None) => report.error(
                 format!("{at}: table {} does not exist", table.full_name()),
                 "Create it as on the master; pg_dump --schema-only writes the statements.",
@@ -87,6 +89,7 @@ pub(crate) fn check(
             (None, _) => {}
         }
     }
+    part(may_make(client, &at, &server, &to_make, report), report);
     part(firing(client, &at, silent, &facts.tables, report), report);
     if slave.initial == Initial::Copy {
         part(filled(client, &at, config.agent_name(), slave, &facts.tables, &shapes, report), report);
@@ -167,6 +170,36 @@ fn compare(
             format!("Run there: ALTER TABLE {quoted} ADD PRIMARY KEY ({}).", key.join(", ")),
         );
     }
+}
+
+/// The agent is to make tables in these schemas.
+fn may_make(
+    client: &mut Client,
+    at: &str,
+    server: &Server,
+    schemas: &[&str],
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let rows = client.query(
+        "select distinct s, n.oid is not null
+           from unnest($1::text[]) s left join pg_namespace n on n.nspname = s
+          where not case when n.oid is null then has_database_privilege(current_database(), 'CREATE')
+                         else has_schema_privilege(n.oid, 'CREATE') end",
+        &[&schemas],
+    )?;
+    let role = quote::ident(&server.user);
+    for row in rows {
+        let (schema, exists): (String, bool) = (row.get(0), row.get(1));
+        let object = match exists {
+            true => format!("SCHEMA {}", quote::ident(&schema)),
+            false => format!("DATABASE {}", quote::ident(&server.database)),
+        };
+        report.error(
+            format!("{at}: role \"{}\" may not make the tables of schema \"{schema}\"", server.user),
+            format!("Run there: GRANT CREATE ON {object} TO {role}."),
+        );
+    }
+    Ok(())
 }
 
 /// The agent's own tables: there and usable, or it may create them.

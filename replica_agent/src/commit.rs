@@ -396,7 +396,7 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client
-        .query_one("select to_regclass('pyreplica_agent.conflict') is not null", &[])
+        .query_one("select to_regclass('pyreplica_agent.pending_schema') is not null", &[])
         .map_err(failed)?
         .get(0);
     if there {

@@ -57,6 +57,8 @@ pub struct Slave {
     pub name: String,
     pub dsn: Dsn,
     pub initial: Initial,
+    /// Whether the agent makes the tables that are not there.
+    pub schema: bool,
     pub two_phase: bool,
     pub apply: Apply,
 }
@@ -131,6 +133,8 @@ struct FileSlave {
     dsn: String,
     #[serde(default)]
     initial: Initial,
+    #[serde(default)]
+    schema: bool,
     #[serde(default = "yes")]
     two_phase: bool,
     #[serde(default)]
@@ -144,7 +148,7 @@ fn yes() -> bool {
 const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
 const MASTER_KEYS: &[&str] = &["dsn"];
 const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
-const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "two_phase", "apply"];
+const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "schema", "two_phase", "apply"];
 
 impl Config {
     pub fn load(path: &Path) -> Result<Config> {
@@ -224,6 +228,11 @@ impl Config {
             if slave.dsn.same_database(&self.master.dsn) {
                 return Err(invalid(format!("slave \"{}\" is the master itself", slave.name))
                     .detail(format!("Both lead to {}.", slave.dsn)));
+            }
+            if slave.schema && slave.initial != Initial::Copy {
+                return Err(invalid(format!("slave \"{}\" cannot have schema = true", slave.name)).detail(
+                    "It makes tables for the initial copy, and the slave has another initial than \"copy\".",
+                ));
             }
             if self.agent.commit == CommitMode::Atomic && !slave.two_phase {
                 return Err(invalid(format!("slave \"{}\" cannot have two_phase = false", slave.name))
@@ -338,8 +347,8 @@ fn agent(file: FileAgent) -> Result<Agent> {
 
 fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    let FileSlave { name, initial, two_phase, apply, .. } = file;
-    Ok(Slave { name, dsn, initial, two_phase, apply })
+    let FileSlave { name, initial, schema, two_phase, apply, .. } = file;
+    Ok(Slave { name, dsn, initial, schema, two_phase, apply })
 }
 
 /// A colon would make one prefix of prepared transactions the beginning of another's.

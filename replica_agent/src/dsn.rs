@@ -5,6 +5,7 @@
 //! Invariant: a password is never shown, neither by `Debug` nor `Display` nor in the text of an error; so no
 //! error repeats a piece of the string that may belong to one.
 
+mod environment;
 mod syntax;
 
 use std::collections::HashMap;

@@ -5,8 +5,11 @@
 
 /// Every failpoint, in the order in which a batch meets them.
 pub const NAMES: &[&str] = &[
+    "schema.before_commit",
+    "schema.after_commit",
     "copy.before_commit",
     "copy.after_commit",
+    "schema.before_pending",
     "commit.after_begin",
     "commit.after_apply",
     "commit.after_position",

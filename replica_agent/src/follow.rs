@@ -16,6 +16,7 @@ use crate::pipeline::Mode;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
 use crate::retry::{self, Backoff};
+use crate::schema::{self, Pending};
 
 /// How often a standby asks whether it is its turn.
 const STANDBY: std::time::Duration = std::time::Duration::from_secs(3);
@@ -57,6 +58,7 @@ impl Member {
         let mut member = Member { reporter: Reporter::new(&session.name, &position), session, position };
         member.reporter.state(control, State::CatchingUp)?;
         member.copy_new_tables(context, control)?;
+        member.finish_schema(context, control)?;
         Ok(member)
     }
 
@@ -69,6 +71,9 @@ impl Member {
         let slave = config.slave(name)?;
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
+            if slave.schema {
+                schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
+            }
             let crew = Crew { config, slave, stop, cancels };
             let (copied, result) = crew.copy(&mut control.client, client, missing, Existing::Refuse);
             for copied in &copied {
@@ -76,7 +81,23 @@ impl Member {
             }
             result?;
         }
+        if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
+            schema::finish(config, slave, Pending::Rest, stop, cancels)?;
+        }
         Ok(())
+    }
+
+    /// Foreign keys of tables that were copied under different snapshots: first the stream brings all to one moment.
+    pub fn finish_schema(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        let client = &mut self.session.client;
+        if !schema::is_pending(client, config.agent_name(), &slave.name, Pending::Late)? {
+            return Ok(());
+        }
+        let now = control.state()?.now;
+        while self.stream(context, control, Some(&now))? != Ended::Target {}
+        schema::finish(config, slave, Pending::Late, stop, cancels)
     }
 
     /// The stream named this table, which the slave does not have.
@@ -277,7 +298,7 @@ fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Cont
     };
     loop {
         match member.stream(context, control, target.as_ref()) {
-            Ok(Ended::NewTables) => {}
+            Ok(Ended::NewTables) => member.finish_schema(context, control)?,
             Ok(Ended::Passed) => return Ok(Served::Passed),
             Err(e) if !context.stop.is_set() => return Err(e),
             // At the target, or stopped: the master hears how far it came.

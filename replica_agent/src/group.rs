@@ -156,7 +156,7 @@ fn serve(
     };
     loop {
         match lock_step(context, control, &mut members, target.as_ref()) {
-            Ok(Ended::NewTables) => {}
+            Ok(Ended::NewTables) => finish_schema(context, control, &mut members)?,
             Ok(Ended::Passed) => return Ok(Served::Passed),
             Err(failure) if !context.stop.is_set() => return Err(failure),
             // At the target, or stopped: the master hears how far they came.
@@ -222,6 +222,19 @@ fn align(
     let batch = members.iter().map(|m| m.session.batch).max().unwrap_or(0);
     members.iter_mut().for_each(|m| m.session.batch = batch);
     Ok(())
+}
+
+/// New tables may bring foreign keys, for which a member catches up by itself; then the others do too.
+fn finish_schema(
+    context: &Context,
+    control: &mut Control,
+    members: &mut [Member],
+) -> std::result::Result<(), Failure> {
+    for member in members.iter_mut() {
+        let name = member.session.name.clone();
+        member.finish_schema(context, control).map_err(|e| blame(&name, e))?;
+    }
+    align(context, control, members)
 }
 
 /// All members move together, until the target or until there are new tables, which are then there.

@@ -35,6 +35,7 @@ pub mod follow;
 pub mod group;
 pub mod pipeline;
 pub mod copy;
+pub mod schema;
 pub mod recopy;
 pub mod shape;
 pub mod check;

@@ -19,6 +19,7 @@ mod log_view; // replica_log for people
 mod rotation; // the chunk tables are emptied, and nothing is left behind
 mod async_commit; // synchronous_commit = off on the master
 mod copy; // the initial copy
+mod schema; // the agent makes the tables of a slave
 mod conflicts; // rows on a slave that are not what a change expects
 mod setwise; // many changes at once, as their net effect
 mod privileges; // writers without rights, owners, least privilege for the agent

@@ -33,6 +33,7 @@ pub struct Setup {
     pub atomic: bool,
     pub two_phase: bool,
     pub initial: &'static str,
+    pub schema_from_master: bool,
     /// Further lines of section [agent].
     pub agent_lines: String,
     /// Further lines of each [[slave]].
@@ -52,6 +53,7 @@ impl Setup {
             atomic: false,
             two_phase: true,
             initial: "copy",
+            schema_from_master: false,
             agent_lines: String::new(),
             slave_lines: String::new(),
         }
@@ -97,6 +99,12 @@ impl Setup {
 
     pub fn initial(mut self, initial: &'static str) -> Self {
         self.initial = initial;
+        self
+    }
+
+    /// The agent makes the tables of the slaves.
+    pub fn schema(mut self) -> Self {
+        self.schema_from_master = true;
         self
     }
 
@@ -168,10 +176,11 @@ impl Trio {
         );
         for (i, slave) in self.slaves.iter().enumerate() {
             text.push_str(&format!(
-                "\n[[slave]]\nname = \"slave{}\"\ndsn = \"{}\"\ninitial = \"{}\"\ntwo_phase = {}\n{}",
+                "\n[[slave]]\nname = \"slave{}\"\ndsn = \"{}\"\ninitial = \"{}\"\nschema = {}\ntwo_phase = {}\n{}",
                 i + 1,
                 slave.dsn(),
                 self.setup.initial,
+                self.setup.schema_from_master,
                 self.setup.two_phase,
                 self.setup.slave_lines
             ));

@@ -29,6 +29,15 @@ create table if not exists pyreplica_agent.copied_table (
     constraint copied_table_pkey primary key (agent, slave, schema_name, table_name)
 );
 
+-- What is still to be run of the schema that was brought for the initial copy: indexes and constraints come after the rows.
+create table if not exists pyreplica_agent.pending_schema (
+    id        bigint  generated always as identity constraint pending_schema_pkey primary key,
+    agent     text    not null,
+    slave     text    not null,
+    late      boolean not null, -- when all tables are of one moment: foreign keys
+    statement text    not null
+);
+
 -- Changes that did not find the row they expected, or that stopped the slave.
 create table if not exists pyreplica_agent.conflict (
     id         bigint      generated always as identity constraint conflict_pkey primary key,
