@@ -8,20 +8,11 @@
 
 use std::time::{Duration, Instant};
 
-use pyreplica_benches::{median, rounds};
-use pyreplica_tests::agent::Agent;
+use pyreplica_benches::consumer::{wait, Consumer, SERVER};
+use pyreplica_benches::{median, paired, rounds, turns};
 use pyreplica_tests::check;
-use pyreplica_tests::cluster::{send_signal, Cluster};
-use pyreplica_tests::db::{Db, Session};
-
-const SERVER: &[(&str, &str)] = &[
-    ("fsync", "on"),
-    ("shared_buffers", "1GB"),
-    ("max_wal_size", "8GB"),
-    ("wal_level", "logical"),
-    ("wal_writer_delay", "200ms"),
-    ("autovacuum", "off"),
-];
+use pyreplica_tests::cluster::Cluster;
+use pyreplica_tests::db::Db;
 
 const SCHEMA: &str = "
     create table rows (id serial primary key, a text, b float8, c timestamp, d boolean);
@@ -66,62 +57,37 @@ const WORKLOADS: &[(&str, u32, u32, &str)] = &[
 
 const TABLES: [&str; 6] = ["rows", "hot", "branches", "tellers", "accounts", "history"];
 
-/// One of the two, and the process that stands still while a backlog is written.
-struct Consumer {
-    name: &'static str,
-    slave: Db,
-    pid: u32,
-}
-
 fn main() {
     let rounds = rounds();
-    let server = |name| Cluster::start(name, SERVER);
-    let master = server("master").create_db("bench", "");
-    let [ours, native] = ["ours", "native"].map(|name| server(name).create_db("bench", ""));
+    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let workloads: Vec<_> = WORKLOADS
+        .iter()
+        .filter(|(name, ..)| only.is_empty() || only.iter().any(|word| name.contains(word.as_str())))
+        .collect();
+    let master = Cluster::start("master", SERVER).create_db("bench", "");
     master.run("create extension pyreplica");
-    for db in [&master, &ours, &native] {
-        db.run(SCHEMA);
-    }
+    master.run(SCHEMA);
     master.run(DATA);
     master.run(
         "select pyreplica.add_all_tables('public'); create publication bench for tables in schema public",
     );
-
-    let mut agent = Agent::new(&format!(
-        "[master]\ndsn = \"{}\"\n[[slave]]\nname = \"ours\"\ndsn = \"{}\"\n",
-        master.dsn(),
-        ours.dsn()
-    ));
-    agent.start();
-    native.run(&format!(
-        "create subscription bench connection '{}' publication bench",
-        master.dsn().replace('\'', "''")
-    ));
-    for db in [&master, &ours, &native] {
-        wait(&mut db.session(), "select count(*) = 1000000 from accounts", Duration::from_secs(120));
-        db.run("vacuum analyze");
+    let consumers = [Consumer::ours("ours", &master, SCHEMA, ""), Consumer::native(&master, SCHEMA)];
+    for consumer in &consumers {
+        let copied = "select count(*) = 1000000 from accounts";
+        wait(&mut consumer.slave.session(), copied, Duration::from_secs(120));
+        consumer.slave.run("vacuum analyze");
     }
-    let worker =
-        "select pid from pg_stat_subscription where subname = 'bench' and relid is null and pid is not null";
-    let consumers = [
-        Consumer { name: "ours", slave: ours, pid: agent.pid() },
-        Consumer {
-            name: "native",
-            pid: native.value(worker).parse().expect("the apply worker"),
-            slave: native,
-        },
-    ];
+    master.run("vacuum analyze");
 
     // Seconds by workload, consumer, round.
-    let mut seconds = vec![[Vec::new(), Vec::new()]; WORKLOADS.len()];
+    let mut seconds = vec![[Vec::new(), Vec::new()]; workloads.len()];
     let mut marker = 0;
     for round in 0..rounds {
-        for (workload, (_, transactions, _, statement)) in WORKLOADS.iter().enumerate() {
-            consumers.iter().for_each(|c| send_signal(c.pid, "STOP"));
+        for (workload, (_, transactions, _, statement)) in workloads.iter().enumerate() {
+            consumers.iter().for_each(Consumer::stand_still);
             marker += 1;
             write_backlog(&master, *transactions, statement, marker);
-            for turn in 0..consumers.len() {
-                let consumer = (turn + round) % consumers.len();
+            for consumer in turns(consumers.len(), round) {
                 seconds[workload][consumer].push(drain(&consumers[consumer], marker).as_secs_f64());
             }
         }
@@ -135,13 +101,13 @@ fn main() {
         marker += 1;
         master.run(&format!("truncate rows restart identity; insert into done values ({marker})"));
         for consumer in &consumers {
-            wait_done(&mut consumer.slave.session(), marker);
+            wait(&mut consumer.slave.session(), &is_done(marker), Duration::from_secs(120));
         }
     }
 
     println!("{:<48} {:>12} {:>12} {:>7}", "backlog", "ours", "native", "ratio");
-    for ((name, transactions, rows, _), [ours, native]) in WORKLOADS.iter().zip(seconds) {
-        let ratio = median(ours.iter().zip(&native).map(|(o, n)| n / o).collect());
+    for ((name, transactions, rows, _), [ours, native]) in workloads.iter().zip(seconds) {
+        let ratio = paired(&ours, &native, |ours, native| native / ours);
         let (unit, count) = match rows {
             4 => ("tx/s", *transactions),
             rows => ("rows/s", transactions * rows),
@@ -161,23 +127,15 @@ fn write_backlog(master: &Db, transactions: u32, statement: &str, marker: u32) {
     session.run(&format!("set synchronous_commit = on; insert into done values ({marker})"));
 }
 
+/// How long the consumer takes until the marker is visible on its slave.
 fn drain(consumer: &Consumer, marker: u32) -> Duration {
     let mut session = consumer.slave.session();
     let began = Instant::now();
-    send_signal(consumer.pid, "CONT");
-    wait_done(&mut session, marker);
+    consumer.go_on();
+    wait(&mut session, &is_done(marker), Duration::from_secs(120));
     began.elapsed()
 }
 
-fn wait_done(session: &mut Session, marker: u32) {
-    wait(session, &format!("select exists (select from done where n = {marker})"), Duration::from_secs(120));
-}
-
-/// Looks every millisecond.
-fn wait(session: &mut Session, condition: &str, at_most: Duration) {
-    let deadline = Instant::now() + at_most;
-    while session.rows(condition) != ["t"] {
-        assert!(Instant::now() < deadline, "waited {at_most:?} in vain for {condition}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+fn is_done(marker: u32) -> String {
+    format!("select exists (select from done where n = {marker})")
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod consumer;
 pub mod process;
 pub mod report;
 pub mod table;
