@@ -70,6 +70,8 @@ pub struct SlaveSession {
     pub batch: i64,
     agent: String,
     two_phase: bool,
+    /// No crash of the slave can undo what is committed.
+    durable: bool,
     /// Whether net effects may be applied: nothing here waits for each single change.
     net: bool,
     /// The transaction at hand has a savepoint.
@@ -105,6 +107,11 @@ impl SlaveSession {
         create_schema(&mut client, name)?;
         if slave.two_phase {
             check_two_phase(&mut client, slave)?;
+        } else {
+            // Visible at once; what a crash undoes is applied again, since the master does not yet know of it.
+            client.batch_execute("set synchronous_commit = off").map_err(|e| {
+                Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
+            })?;
         }
         let net = slave.apply == Apply::Net && is_replica(&mut client, name)?;
         if net {
@@ -122,6 +129,7 @@ impl SlaveSession {
             batch: 0,
             agent: agent.to_owned(),
             two_phase: slave.two_phase,
+            durable: slave.two_phase,
             net,
             savepoint: false,
             applier: Applier::new(agent, name),
@@ -351,8 +359,34 @@ impl SlaveSession {
             }
             // Somebody else's recovery committed it.
         }
+        // PREPARE TRANSACTION and COMMIT PREPARED wait for the disk.
+        self.durable = self.two_phase;
         failpoint::hit("commit.after_commit");
         Ok(self.applier.end_batch())
+    }
+
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Waits until no crash of the slave can undo what is committed: a later commit that waits for the disk does.
+    pub fn make_durable(&mut self) -> Result<()> {
+        if self.durable {
+            return Ok(());
+        }
+        let failed = |name: &str, e| {
+            Error::from_pg(format!("could not make the position of slave \"{name}\" durable"), e)
+        };
+        self.client
+            .batch_execute(&format!(
+                "begin; set local synchronous_commit = on; \
+                 update pyreplica_agent.position set applied_at = applied_at where agent = {} and slave = {}; commit",
+                quote::literal(&self.agent),
+                quote::literal(&self.name)
+            ))
+            .map_err(|e| failed(&self.name, e))?;
+        self.durable = true;
+        Ok(())
     }
 
     /// Undoes the batch at hand, prepared or not.

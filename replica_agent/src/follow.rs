@@ -55,6 +55,8 @@ impl Member {
             Some(standing) => resume(control, &mut session, standing)?,
             None => begin(control, &mut session)?,
         };
+        // The predecessor may have died before it was.
+        session.make_durable()?;
         let mut member = Member { reporter: Reporter::new(&session.name, &position), session, position };
         member.reporter.state(control, State::CatchingUp)?;
         member.copy_new_tables(context, control)?;
@@ -149,7 +151,7 @@ impl Member {
                             self.session.batch,
                             end.position
                         );
-                        self.reporter.moved(control, &end.position, end.more)?;
+                        self.report(control, end.more)?;
                         batches += 1;
                         if context.careful && batches >= CAREFUL_BATCHES {
                             return Ok(Ended::Passed);
@@ -165,10 +167,12 @@ impl Member {
                 Some(Item::Target) => {
                     if let Some(target) = target {
                         self.move_to(target)?;
-                        self.reporter.moved(control, &self.position, false)?;
+                        self.session.make_durable()?;
+                        self.report(control, false)?;
                     }
                     return Ok(Ended::Target);
                 }
+                None if self.reporter.wants_durable() => self.report(control, false)?,
                 None => {}
             }
             self.reporter.tick(control)?;
@@ -181,6 +185,18 @@ impl Member {
                 }
             }
         }
+    }
+
+    /// The master drops what a slave has reported, so it hears only of what is durable there.
+    fn report(&mut self, control: &mut Control, more: bool) -> Result<()> {
+        if !self.session.is_durable() {
+            self.reporter.moved_for_now(control, more)?;
+            if !self.reporter.wants_durable() {
+                return Ok(());
+            }
+            self.session.make_durable()?;
+        }
+        self.reporter.moved(control, &self.position, more)
     }
 
     fn commit(&mut self, position: &Position) -> Result<u64> {

@@ -53,6 +53,8 @@ pub struct Reporter {
     state: Option<State>,
     /// Committed on the slave, not yet told to the master.
     news: Option<Position>,
+    /// There is more, which a crash of the slave could still undo.
+    volatile: bool,
     reported: Instant,
     rotated: Instant,
     applied_since_rotation: bool,
@@ -67,6 +69,7 @@ impl Reporter {
             slave: slave.to_owned(),
             state: None,
             news: Some(position.clone()),
+            volatile: false,
             reported: now,
             rotated: now,
             applied_since_rotation: true,
@@ -83,9 +86,25 @@ impl Reporter {
         self.write(control)
     }
 
-    /// A batch was committed; `more`: it was cut, there is more to read.
+    /// A batch was committed, and no crash can undo it; `more`: it was cut, there is more to read.
     pub fn moved(&mut self, control: &mut Control, position: &Position, more: bool) -> Result<()> {
         self.news = Some(position.clone());
+        self.volatile = false;
+        self.applied(control, more)
+    }
+
+    /// A batch was committed that a crash of the slave could still undo: the master does not hear of it yet.
+    pub fn moved_for_now(&mut self, control: &mut Control, more: bool) -> Result<()> {
+        self.volatile = true;
+        self.applied(control, more)
+    }
+
+    /// Whether there is something to make durable, and it is time to tell of it.
+    pub fn wants_durable(&self) -> bool {
+        self.volatile && self.reported.elapsed() >= REPORT_EVERY
+    }
+
+    fn applied(&mut self, control: &mut Control, more: bool) -> Result<()> {
         self.applied_since_rotation = true;
         if !more {
             self.level(control)?;
@@ -103,7 +122,7 @@ impl Reporter {
 
     /// How long `tick` may wait.
     pub fn due(&self) -> Option<Duration> {
-        self.news.as_ref().map(|_| REPORT_EVERY.saturating_sub(self.reported.elapsed()))
+        (self.news.is_some() || self.volatile).then(|| REPORT_EVERY.saturating_sub(self.reported.elapsed()))
     }
 
     /// Writes what is due.

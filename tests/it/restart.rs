@@ -5,6 +5,28 @@ use pyreplica_tests::wait::wait_for;
 
 const TABLE: &str = "create table t (id int primary key, v text)";
 
+/// One-phase commits are asynchronous on the slave; the servers of the tests leave them in memory.
+#[test]
+fn what_a_crash_of_a_slave_undoes_is_applied_again() {
+    let mut trio = Setup::new("create table t (id int primary key)").own_servers().one_phase().start();
+    trio.master.run("insert into t select generate_series(1, 100)");
+    trio.catch_up();
+    trio.slaves[0].server.crash();
+    trio.slaves[0].server.boot();
+    trio.catch_up_and_compare();
+    // WHEN the master was told of it, and drops it
+    trio.master.run("insert into t select generate_series(101, 200)");
+    wait_for("the report", || {
+        let reported = "select bool_and(rank >= (select max(id) from pyreplica.log)) from pyreplica.slave";
+        (trio.master.value(reported) == "t").then_some(())
+    });
+    trio.master.run("truncate pyreplica.log_0, pyreplica.log_1, pyreplica.log_2");
+    trio.slaves[0].server.crash();
+    trio.slaves[0].server.boot();
+    // THEN nothing was lost
+    trio.catch_up_and_compare();
+}
+
 #[test]
 fn the_agent_stops_on_sigterm_and_goes_on_later() {
     let mut trio = Trio::start(TABLE);
