@@ -25,6 +25,9 @@ pub const CHUNK_BYTES: usize = 7900;
 /// else each of its changes would become a chunk row.
 const SPILL_SLACK: usize = 256 * 1024;
 
+/// How much is added between two looks at the size of the buffer.
+const GROWTH: usize = 4096;
+
 /// A chunk to be written to the log.
 pub struct Chunk<'a> {
     pub seq: i64,
@@ -48,6 +51,8 @@ pub struct Buffer {
     pub totals: Totals,
     last_serial: u64,
     spare: Vec<u8>,
+    /// Bytes added since `has_grown` last said so.
+    grown: usize,
 }
 
 struct Segment {
@@ -92,7 +97,6 @@ impl Buffer {
     }
 
     /// Bytes in memory.
-    #[inline]
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(|s| s.bytes.len()).sum()
     }
@@ -182,6 +186,7 @@ impl Buffer {
     pub fn close(&mut self, place: Place, start: usize) -> bool {
         let segment = &mut self.segments[place.0];
         let chunk = segment.chunks.last().copied().unwrap_or(0);
+        self.grown += segment.bytes.len() - start;
         if segment.bytes.len() - chunk <= CHUNK_BYTES {
             self.totals.changes += 1;
             return true;
@@ -217,8 +222,17 @@ impl Buffer {
         self.segments.last().map_or((0, 0), |s| (s.serial, s.bytes.len()))
     }
 
-    /// Whether the innermost level has enough to be worth spilling at this limit.
+    /// Whether so much was added that `wants_spill`, which looks at all segments, is to be asked again.
     #[inline]
+    pub fn has_grown(&mut self) -> bool {
+        let grown = self.grown >= GROWTH;
+        if grown {
+            self.grown = 0;
+        }
+        grown
+    }
+
+    /// Whether the innermost level has enough to be worth spilling at this limit.
     pub fn wants_spill(&self, limit: usize) -> bool {
         let total = self.bytes();
         total > limit && (self.own_bytes() >= CHUNK_BYTES || total > limit + SPILL_SLACK)

@@ -115,22 +115,25 @@ impl Capture {
             error::no_primary_key(&description.schema, &description.name);
         }
         let (old_row, new_row) = (&mut self.old_row, &mut self.new_row);
-        let old = match call.event() {
-            Event::Insert => None,
-            _ => Some(description.values(call.row_before(old_row))),
-        };
-        let new = match call.event() {
-            Event::Delete => None,
-            _ => Some(description.values(call.row_after(new_row))),
-        };
+        let event = call.event();
+        let mut old = (event != Event::Insert).then(|| call.row_before(description, old_row));
+        let mut new = (event != Event::Delete).then(|| call.row_after(description, new_row));
         let mut key_changed = false;
-        if let (Some(old), Some(new)) = (&old, &new) {
-            self.changed.clear();
-            self.changed.extend((0..description.columns.len()).filter(|&c| !old.same(new, c)));
-            if self.changed.is_empty() {
-                return;
+        match (&mut old, &mut new) {
+            (Some(old), Some(new)) => {
+                old.changes(new, &mut self.changed);
+                if self.changed.is_empty() {
+                    return;
+                }
+                old.find_key();
+                key_changed = description.key.iter().any(|k| self.changed.contains(k));
+                if key_changed {
+                    new.find_all();
+                }
             }
-            key_changed = description.key.iter().any(|k| self.changed.contains(k));
+            (Some(old), None) => old.find_key(),
+            (None, Some(new)) => new.find_all(),
+            (None, None) => unreachable!("a row trigger has a row"),
         }
 
         let pinned = captured.pinned.then(Pinned::set);
@@ -262,10 +265,8 @@ impl Capture {
     /// What is known of the relation that the trigger fires on.
     #[inline]
     fn relation(&mut self, call: &Call) -> Rc<Captured> {
-        xact::register();
-        let stale = xact::take_stale();
-        if !stale.is_empty() {
-            self.drop_stale(&stale);
+        if xact::any_stale() {
+            self.drop_stale();
         }
         let oid = call.relation_oid();
         match &self.last {
@@ -275,17 +276,20 @@ impl Capture {
     }
 
     fn look_up(&mut self, oid: Oid, call: &Call) -> Rc<Captured> {
+        xact::register();
         let captured = self.relations.entry(oid).or_insert_with(|| Captured::new(call.describe()));
         self.last = Some((oid, captured.clone()));
         captured.clone()
     }
 
-    fn drop_stale(&mut self, stale: &[Oid]) {
+    #[cold]
+    fn drop_stale(&mut self) {
+        let stale = xact::take_stale();
         if stale.contains(&pgrx::pg_sys::InvalidOid) {
             self.relations.clear();
             self.log = None;
         } else {
-            for oid in stale {
+            for oid in &stale {
                 self.relations.remove(oid);
             }
             self.log = self.log.filter(|log| !stale.iter().any(|&oid| log.mentions(oid)));
@@ -293,10 +297,14 @@ impl Capture {
         self.last = None;
     }
 
+    #[inline]
     fn spill_if_large(&mut self) {
-        if !self.buffer.wants_spill(guc::buffer_size()) {
-            return;
+        if self.buffer.has_grown() && self.buffer.wants_spill(guc::buffer_size()) {
+            self.spill();
         }
+    }
+
+    fn spill(&mut self) {
         let mut log = self.open_log();
         self.truncate = None;
         let written = self.buffer.spill(session::trigger_depth(), |chunk| {
@@ -328,9 +336,8 @@ impl Capture {
     }
 
     fn open_log(&mut self) -> OpenLog {
-        let stale = xact::take_stale();
-        if !stale.is_empty() {
-            self.drop_stale(&stale);
+        if xact::any_stale() {
+            self.drop_stale();
         }
         let Some(log) = self.log.or_else(LogTables::find) else { error::no_log() };
         self.log = Some(log);

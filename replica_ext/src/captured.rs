@@ -68,8 +68,8 @@ impl Captured {
 
     pub fn write_insert(&self, open: &mut Open, new: &Values) {
         let columns = 0..self.description.columns.len();
-        self.begin(open, tag::INSERT, columns.clone());
-        columns.for_each(|c| new.write(c, open.bytes));
+        self.begin(open, tag::INSERT, columns);
+        new.write_all(open.bytes);
     }
 
     pub fn write_delete(&self, open: &mut Open, old: &Values) {
@@ -92,9 +92,9 @@ impl Captured {
 
     pub fn write_key_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
         let columns = 0..self.description.columns.len();
-        self.begin(open, tag::KEY_UPDATE, columns.clone());
+        self.begin(open, tag::KEY_UPDATE, columns);
         self.description.key.iter().for_each(|&c| old.write(c, open.bytes));
-        columns.for_each(|c| new.write(c, open.bytes));
+        new.write_all(open.bytes);
         encode::varint(open.bytes, changed.len() as u64);
         for &c in changed {
             encode::varint(open.bytes, c as u64);

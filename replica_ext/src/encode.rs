@@ -53,9 +53,12 @@ pub fn value(out: &mut Vec<u8>, bytes: &[u8]) {
 /// A value of a size known when compiling, already in wire order.
 #[inline]
 pub fn fixed<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) {
-    const { assert!(N < 0x7f) };
-    out.push(N as u8 + 1);
-    out.extend_from_slice(&bytes);
+    // Header and value at once: the place left is looked at once.
+    const { assert!(N <= 16) };
+    let mut written = [0; 17];
+    written[0] = N as u8 + 1;
+    written[1..=N].copy_from_slice(&bytes);
+    out.extend_from_slice(&written[..=N]);
 }
 
 pub fn relation(out: &mut Vec<u8>, oid: u32, schema: &[u8], name: &[u8], columns: usize, key: &[usize]) {

@@ -2,7 +2,7 @@
 //!
 //! Rules: each function is safe to call or says what the caller vouches for; each block names the fact it rests
 //! on; PostgreSQL's pointers do not leave this folder without a lifetime. Every call into PostgreSQL is guarded
-//! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors.
+//! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`.
 
 pub mod heap;
 pub mod relation;
@@ -11,6 +11,23 @@ pub mod trigger;
 pub mod tuple;
 pub mod types;
 pub mod xact;
+
+/// Functions that raise nothing and allocate nothing, called for every row: pgrx's guard, a sigsetjmp, would cost
+/// more than they do.
+mod unguarded {
+    use pgrx::pg_sys::{CommandId, HeapTupleHeader, TransactionId};
+
+    unsafe extern "C" {
+        /// access/xact.h: reads the transaction state.
+        pub fn GetCurrentTransactionNestLevel() -> core::ffi::c_int;
+        /// access/xact.h: searches the transaction state.
+        pub fn TransactionIdIsCurrentTransactionId(xid: TransactionId) -> bool;
+        /// access/htup_details.h: reads the header, and the combo ids in memory.
+        pub fn HeapTupleHeaderGetCmin(header: HeapTupleHeader) -> CommandId;
+        /// Likewise.
+        pub fn HeapTupleHeaderGetCmax(header: HeapTupleHeader) -> CommandId;
+    }
+}
 
 /// What PostgreSQL exports and pgrx does not declare.
 mod undeclared {

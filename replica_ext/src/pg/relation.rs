@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::tuple::{Row, RowOf};
+use super::tuple::{Attribute, Row};
 use super::types::{same_image, wire_type, Encoder};
 use super::undeclared;
 use crate::encode;
@@ -18,6 +18,11 @@ pub struct Description {
     pub columns: Vec<Column>,
     /// Columns of the primary key, by their index in `columns`; empty when there is none.
     pub key: Vec<usize>,
+    /// All attributes, and for each the column that it is, if it is one.
+    layout: Vec<Attribute>,
+    column_of: Vec<Option<usize>>,
+    /// The attribute of the key that lies behind the others.
+    last_of_key: usize,
     context: pg_sys::MemoryContext,
 }
 
@@ -28,21 +33,37 @@ pub struct Column {
     pub type_oid: u32,
     pub binary: bool,
     pub encoder: Encoder,
-    pub len: i16,
-    pub by_value: bool,
 }
 
 /// The columns of one row.
 pub struct Values<'a> {
     description: &'a Description,
-    row: &'a Row,
+    row: &'a mut Row,
 }
 
 impl Description {
-    /// The columns of a row of this relation.
-    pub fn values<'a>(&'a self, row: RowOf<'a>) -> Values<'a> {
-        assert_eq!(row.relation, self.oid, "a row is read by the description of its own relation");
-        Values { description: self, row: row.row }
+    /// The columns of a row of this relation, to be found in `row`.
+    ///
+    /// # Safety
+    /// `tuple` is of `relation`, and outlives the result.
+    #[inline]
+    pub unsafe fn values<'a>(
+        &'a self,
+        relation: pg_sys::Relation,
+        tuple: pg_sys::HeapTuple,
+        row: &'a mut Row,
+    ) -> Values<'a> {
+        // SAFETY: the caller vouches for the tuple. What is described is the relation as it is: a change of its
+        // descriptor is announced to `xact::at_invalidation`, which drops the description.
+        unsafe {
+            let descriptor = (*relation).rd_att;
+            assert!(
+                (*relation).rd_id.to_u32() == self.oid && (*descriptor).natts as usize == self.layout.len(),
+                "a row is read by the description of its own relation"
+            );
+            row.begin(tuple, descriptor, &self.layout);
+        }
+        Values { description: self, row }
     }
 
     /// Whether some column's text depends on the session's settings.
@@ -52,26 +73,59 @@ impl Description {
 }
 
 impl Values<'_> {
-    /// Appends the value of a column as the log has it.
+    /// Finds all columns, or those of the key; [`Values::write`] wants them found.
     #[inline]
-    pub fn write(&self, column: usize, out: &mut Vec<u8>) {
-        let column = &self.description.columns[column];
-        match self.row.get(column.attribute) {
-            None => encode::null(out),
-            // SAFETY: the row is of the relation (`values` checked it), and is alive as long as `RowOf` was.
-            Some(value) => unsafe { column.encoder.write(value, out) },
+    pub fn find_all(&mut self) {
+        let layout = &self.description.layout;
+        // SAFETY: the tuple is alive, and was begun with this layout.
+        unsafe { self.row.find(layout, layout.len() - 1) }
+    }
+
+    #[inline]
+    pub fn find_key(&mut self) {
+        // SAFETY: as above.
+        unsafe { self.row.find(&self.description.layout, self.description.last_of_key) }
+    }
+
+    /// Fills `changed` with the columns that are not stored the same in `new`, and finds them in both.
+    pub fn changes(&mut self, new: &mut Values, changed: &mut Vec<usize>) {
+        let description = self.description;
+        changed.clear();
+        // SAFETY: both rows are of the relation, and alive; they are compared by the length of their attributes.
+        unsafe {
+            self.row.compare(new.row, &description.layout, |attribute, old, new| {
+                let Some(column) = description.column_of[attribute] else { return };
+                let len = description.layout[attribute].len;
+                let same = match (old.get(attribute), new.get(attribute)) {
+                    (None, None) => true,
+                    (Some(old), Some(new)) => same_image(old, new, len),
+                    _ => false,
+                };
+                if !same {
+                    changed.push(column);
+                }
+            });
         }
     }
 
-    /// Whether a column is stored the same in another row of the relation.
-    #[inline]
-    pub fn same(&self, other: &Values, column: usize) -> bool {
-        let column = &self.description.columns[column];
-        match (self.row.get(column.attribute), other.row.get(column.attribute)) {
-            (None, None) => true,
-            // SAFETY: both rows are of the relation, and alive.
-            (Some(a), Some(b)) => unsafe { same_image(a, b, column.len, column.by_value) },
-            _ => false,
+    /// Appends the value of a column as the log has it.
+    pub fn write(&self, column: usize, out: &mut Vec<u8>) {
+        self.write_column(&self.description.columns[column], out);
+    }
+
+    /// Appends the values of all columns.
+    pub fn write_all(&self, out: &mut Vec<u8>) {
+        for column in &self.description.columns {
+            self.write_column(column, out);
+        }
+    }
+
+    #[inline(always)]
+    fn write_column(&self, column: &Column, out: &mut Vec<u8>) {
+        match self.row.get(column.attribute) {
+            None => encode::null(out),
+            // SAFETY: the row is of the relation (`values` checked it), and is alive.
+            Some(value) => unsafe { column.encoder.write(value, out) },
         }
     }
 }
@@ -104,29 +158,42 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
             name: c_string(pg_sys::get_rel_name(named)),
             columns: Vec::new(),
             key: Vec::new(),
+            layout: Vec::new(),
+            column_of: Vec::new(),
+            last_of_key: 0,
             context,
         };
         let descriptor = (*relation).rd_att;
         for (attribute, attr) in (*descriptor).attrs.as_slice((*descriptor).natts as usize).iter().enumerate()
         {
+            let align = match attr.attalign as u8 {
+                b'd' => 8,
+                b'i' => 4,
+                b's' => 2,
+                _ => 1,
+            };
+            let by_value = attr.attbyval;
+            description.layout.push(Attribute { len: attr.attlen, align: align - 1, by_value });
             if attr.attisdropped || attr.attgenerated != 0 {
+                description.column_of.push(None);
                 continue;
             }
-            let wire = wire_type(attr.atttypid, context);
+            description.column_of.push(Some(description.columns.len()));
+            let wire = wire_type(attr.atttypid, attr.attlen, by_value, context);
             description.columns.push(Column {
                 attribute,
                 name: c_string(attr.attname.data.as_ptr()),
                 type_oid: wire.oid,
                 binary: wire.binary,
                 encoder: wire.encoder,
-                len: attr.attlen,
-                by_value: attr.attbyval,
             });
         }
         description.key = key_attributes(relation)
             .iter()
             .filter_map(|attribute| description.columns.iter().position(|c| c.attribute == *attribute))
             .collect();
+        let attributes = description.key.iter().map(|&k| description.columns[k].attribute);
+        description.last_of_key = attributes.max().unwrap_or(0);
         description
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
-use super::undeclared;
+use super::{undeclared, unguarded};
 
 /// Name of the channel on which the agent listens.
 const CHANNEL: &CStr = c"replicas";
@@ -16,9 +16,10 @@ pub fn commits_asynchronously() -> bool {
 }
 
 /// Depth of nested subtransactions; 1 is the transaction itself.
+#[inline]
 pub fn nest_level() -> i32 {
     // SAFETY: reads the transaction state, which a backend always has.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { unguarded::GetCurrentTransactionNestLevel() }
 }
 
 /// The command now running; it counts as one that changes something.

@@ -5,8 +5,8 @@
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
 use pgrx::{pg_guard, PgSqlErrorCode};
 
-use super::relation::{self, Description};
-use super::tuple::{self, Row, RowOf};
+use super::relation::{self, Description, Values};
+use super::tuple::{self, Row};
 use crate::{capture, error};
 
 /// A call of a row or statement trigger, valid until it returns.
@@ -21,6 +21,7 @@ pub enum Event {
 }
 
 impl Call<'_> {
+    #[inline]
     pub fn event(&self) -> Event {
         match self.0.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
@@ -30,6 +31,7 @@ impl Call<'_> {
         }
     }
 
+    #[inline]
     pub fn relation_oid(&self) -> Oid {
         // SAFETY: the relation is open for the duration of the call (trigger protocol).
         unsafe { (*self.0.tg_relation).rd_id }
@@ -66,18 +68,18 @@ impl Call<'_> {
         }
     }
 
-    /// The row before an UPDATE or DELETE, taken apart into `row`.
-    pub fn row_before<'b>(&'b self, row: &'b mut Row) -> RowOf<'b> {
-        // SAFETY: a row trigger has the tuple, of the relation's descriptor, until it returns.
-        unsafe { row.deform(self.old_tuple(), (*self.0.tg_relation).rd_att) };
-        RowOf { row, relation: self.relation_oid().to_u32() }
+    /// The row before an UPDATE or DELETE, to be taken apart in `row`.
+    #[inline]
+    pub fn row_before<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
+        // SAFETY: a row trigger has the tuple, of the relation, until it returns.
+        unsafe { description.values(self.0.tg_relation, self.old_tuple(), row) }
     }
 
     /// The row after an INSERT or UPDATE.
-    pub fn row_after<'b>(&'b self, row: &'b mut Row) -> RowOf<'b> {
+    #[inline]
+    pub fn row_after<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
         // SAFETY: as above.
-        unsafe { row.deform(self.new_tuple(), (*self.0.tg_relation).rd_att) };
-        RowOf { row, relation: self.relation_oid().to_u32() }
+        unsafe { description.values(self.0.tg_relation, self.new_tuple(), row) }
     }
 
     /// The command that made the change.
@@ -113,9 +115,13 @@ impl Call<'_> {
             if attrs[index].atttypid != pg_sys::TEXTOID {
                 return None;
             }
-            let mut row = Row::default();
-            row.deform(self.0.tg_trigtuple, descriptor);
-            let text = pg_sys::pg_detoast_datum_packed(row.get(index)?.cast_mut_ptr());
+            let mut is_null = false;
+            let value =
+                pg_sys::SPI_getbinval(self.0.tg_trigtuple, descriptor, index as i32 + 1, &mut is_null);
+            if is_null {
+                return None;
+            }
+            let text = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
             Some(super::types::to_utf8(pgrx::varlena::varlena_to_byte_slice(text)).into_owned())
         }
     }

@@ -5,7 +5,9 @@ use std::cell::UnsafeCell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::varlena::{varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice};
 
+use super::tuple::stored_size;
 use crate::encode;
 
 /// How the values of a column are written.
@@ -18,17 +20,26 @@ pub enum Encoder {
     /// uuid
     Bytes16,
     Interval,
-    Bytea,
+    /// A varlena whose bytes stand for themselves: bytea, and text that needs no conversion.
+    Bytes,
     /// A varlena of text in the database's encoding.
     Text,
     Name,
     /// By the type's send function.
-    Send(FunctionInfo),
+    Send(Stored, FunctionInfo),
     /// By the type's output function; `pinned` when its text depends on settings.
     Output {
+        stored: Stored,
         function: FunctionInfo,
         pinned: bool,
     },
+}
+
+/// How a value becomes a datum.
+#[derive(Clone, Copy)]
+pub struct Stored {
+    len: i16,
+    by_value: bool,
 }
 
 /// What PostgreSQL knows of a function, and the function's own cache; it writes there when called.
@@ -85,7 +96,7 @@ fn inline_encoder(oid: Oid) -> Option<Encoder> {
         }
         UUIDOID => Encoder::Bytes16,
         INTERVALOID => Encoder::Interval,
-        BYTEAOID => Encoder::Bytea,
+        BYTEAOID => Encoder::Bytes,
         TEXTOID | VARCHAROID | BPCHAROID | JSONOID => Encoder::Text,
         NAMEOID => Encoder::Name,
         _ => return None,
@@ -117,7 +128,8 @@ fn has_constant_text(oid: Oid) -> bool {
 }
 
 /// The wire form of a type; function call data lives in `context`, which must outlive the result.
-pub fn wire_type(oid: Oid, context: pg_sys::MemoryContext) -> WireType {
+pub fn wire_type(oid: Oid, len: i16, by_value: bool, context: pg_sys::MemoryContext) -> WireType {
+    let stored = Stored { len, by_value };
     // SAFETY: system cache look-ups by oid of a type that an existing column has.
     let (base, element, subtype) = unsafe {
         let base = pg_sys::getBaseType(oid);
@@ -130,6 +142,10 @@ pub fn wire_type(oid: Oid, context: pg_sys::MemoryContext) -> WireType {
     let known = base.to_u32() < FIRST_GENBKI_OBJECT_ID;
     let inner = if element != pg_sys::InvalidOid { element } else { subtype };
     if let Some(encoder) = inline_encoder(base) {
+        let encoder = match encoder {
+            Encoder::Text if needs_no_conversion() => Encoder::Bytes,
+            encoder => encoder,
+        };
         return WireType { encoder, oid: base.to_u32(), binary: true };
     }
     let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
@@ -137,7 +153,7 @@ pub fn wire_type(oid: Oid, context: pg_sys::MemoryContext) -> WireType {
         // SAFETY: two out parameters; the type exists.
         unsafe { pg_sys::getTypeBinaryOutputInfo(base, &mut function, &mut is_varlena) };
         return WireType {
-            encoder: Encoder::Send(function_info(function, context)),
+            encoder: Encoder::Send(stored, function_info(function, context)),
             oid: base.to_u32(),
             binary: true,
         };
@@ -146,7 +162,7 @@ pub fn wire_type(oid: Oid, context: pg_sys::MemoryContext) -> WireType {
     unsafe { pg_sys::getTypeOutputInfo(base, &mut function, &mut is_varlena) };
     let pinned = !(has_constant_text(base) || inner != pg_sys::InvalidOid && has_constant_text(inner));
     WireType {
-        encoder: Encoder::Output { function: function_info(function, context), pinned },
+        encoder: Encoder::Output { stored, function: function_info(function, context), pinned },
         oid: if known { base.to_u32() } else { 0 },
         binary: false,
     }
@@ -163,47 +179,48 @@ impl Encoder {
     /// Appends a value that is not NULL.
     ///
     /// # Safety
-    /// `datum` is a value, not NULL, of the type that this encoder was made for, and what it points to is alive.
-    pub unsafe fn write(&self, datum: Datum, out: &mut Vec<u8>) {
-        let word = datum.value() as u64;
-        match self {
-            Encoder::ByValue1 => encode::fixed(out, [word as u8]),
-            Encoder::ByValue2 => encode::fixed(out, (word as u16).to_be_bytes()),
-            Encoder::ByValue4 => encode::fixed(out, (word as u32).to_be_bytes()),
-            Encoder::ByValue8 => encode::fixed(out, word.to_be_bytes()),
-            // SAFETY: a uuid is 16 bytes behind the pointer.
-            Encoder::Bytes16 => encode::fixed(out, unsafe { *datum.cast_mut_ptr::<[u8; 16]>() }),
-            Encoder::Interval => {
-                // SAFETY: the datum points to an Interval.
-                let interval = unsafe { &*datum.cast_mut_ptr::<pg_sys::Interval>() };
-                let mut wire = [0; 16];
-                wire[..8].copy_from_slice(&interval.time.to_be_bytes());
-                wire[8..12].copy_from_slice(&interval.day.to_be_bytes());
-                wire[12..].copy_from_slice(&interval.month.to_be_bytes());
-                encode::fixed(out, wire);
+    /// `value` points to a stored value of the type that this encoder was made for.
+    #[inline(always)]
+    pub unsafe fn write(&self, value: *const u8, out: &mut Vec<u8>) {
+        // SAFETY: the caller vouches for the value, whose length its type has. Interval is time, day, month.
+        unsafe {
+            match self {
+                Encoder::ByValue1 => encode::fixed(out, [*value]),
+                Encoder::ByValue2 => encode::fixed(out, value.cast::<u16>().read_unaligned().to_be_bytes()),
+                Encoder::ByValue4 => encode::fixed(out, value.cast::<u32>().read_unaligned().to_be_bytes()),
+                Encoder::ByValue8 => encode::fixed(out, value.cast::<u64>().read_unaligned().to_be_bytes()),
+                Encoder::Bytes => with_varlena(value, |bytes| encode::value(out, bytes)),
+                _ => self.write_rare(value, out),
             }
-            // SAFETY: both are varlenas, and alive.
-            Encoder::Bytea => unsafe { with_varlena(datum, |bytes| encode::value(out, bytes)) },
-            // SAFETY: as above.
-            Encoder::Text => unsafe { with_varlena(datum, |bytes| encode::value(out, &to_utf8(bytes))) },
-            Encoder::Name => {
-                // SAFETY: a name is a C string within its 64 bytes.
-                let name = unsafe { CStr::from_ptr(datum.cast_mut_ptr()) };
-                encode::value(out, &to_utf8(name.to_bytes()));
-            }
-            Encoder::Send(function) => {
-                // SAFETY: the function is the send function of the type.
-                unsafe {
-                    let sent = pg_sys::SendFunctionCall(function.get(), datum);
-                    with_varlena(Datum::from(sent), |bytes| encode::value(out, bytes));
+        }
+    }
+
+    /// # Safety
+    /// As for [`Encoder::write`].
+    unsafe fn write_rare(&self, value: *const u8, out: &mut Vec<u8>) {
+        // SAFETY: as above; a uuid has 16 bytes, a name is a C string; functions get what they were made for.
+        unsafe {
+            match self {
+                Encoder::Bytes16 => encode::fixed(out, value.cast::<[u8; 16]>().read_unaligned()),
+                Encoder::Interval => {
+                    let interval = value.cast::<pg_sys::Interval>().read_unaligned();
+                    let mut wire = [0; 16];
+                    wire[..8].copy_from_slice(&interval.time.to_be_bytes());
+                    wire[8..12].copy_from_slice(&interval.day.to_be_bytes());
+                    wire[12..].copy_from_slice(&interval.month.to_be_bytes());
+                    encode::fixed(out, wire);
                 }
-            }
-            Encoder::Output { function, .. } => {
-                // SAFETY: likewise the output function, which gives a C string.
-                unsafe {
-                    let text = pg_sys::OutputFunctionCall(function.get(), datum);
+                Encoder::Text => with_varlena(value, |bytes| encode::value(out, &to_utf8(bytes))),
+                Encoder::Name => encode::value(out, &to_utf8(CStr::from_ptr(value.cast()).to_bytes())),
+                Encoder::Send(stored, function) => {
+                    let sent = pg_sys::SendFunctionCall(function.get(), stored.datum(value));
+                    with_varlena(sent.cast(), |bytes| encode::value(out, bytes));
+                }
+                Encoder::Output { stored, function, .. } => {
+                    let text = pg_sys::OutputFunctionCall(function.get(), stored.datum(value));
                     encode::value(out, &to_utf8(CStr::from_ptr(text).to_bytes()));
                 }
+                _ => unreachable!("written by Encoder::write"),
             }
         }
     }
@@ -214,17 +231,38 @@ impl Encoder {
     }
 }
 
+impl Stored {
+    /// # Safety
+    /// `value` points to a stored value of this length.
+    unsafe fn datum(self, value: *const u8) -> Datum {
+        // SAFETY: the caller vouches for it; as fetch_att does.
+        unsafe {
+            match (self.by_value, self.len) {
+                (false, _) => Datum::from(value),
+                (true, 1) => Datum::from(*value),
+                (true, 2) => Datum::from(value.cast::<i16>().read_unaligned()),
+                (true, 4) => Datum::from(value.cast::<i32>().read_unaligned()),
+                (true, _) => Datum::from(value.cast::<i64>().read_unaligned()),
+            }
+        }
+    }
+}
+
 /// Hands the bytes of a varlena to `f`, fetched and decompressed if need be.
 ///
 /// # Safety
-/// `datum` points to a varlena.
-unsafe fn with_varlena(datum: Datum, f: impl FnOnce(&[u8])) {
-    let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+/// `value` points to a varlena.
+#[inline]
+unsafe fn with_varlena(value: *const u8, f: impl FnOnce(&[u8])) {
+    let stored = value.cast_mut().cast::<pg_sys::varlena>();
     // SAFETY: the caller vouches for the varlena; what detoasting allocates is in the per-tuple context of
     // the trigger, but may be large, so it is freed at once.
     unsafe {
+        if varatt_is_1b(stored) && !varatt_is_1b_e(stored) || varatt_is_4b_u(stored) {
+            return f(varlena_to_byte_slice(stored));
+        }
         let plain = pg_sys::pg_detoast_datum_packed(stored);
-        f(pgrx::varlena::varlena_to_byte_slice(plain));
+        f(varlena_to_byte_slice(plain));
         if plain != stored {
             pg_sys::pfree(plain.cast());
         }
@@ -235,34 +273,18 @@ unsafe fn with_varlena(datum: Datum, f: impl FnOnce(&[u8])) {
 /// value is fetched when both are the same one.
 ///
 /// # Safety
-/// Both are values, not NULL, of a type with this length and passing, and alive.
-pub unsafe fn same_image(a: Datum, b: Datum, len: i16, by_value: bool) -> bool {
-    if by_value {
-        return a.value() == b.value();
-    }
-    if len > 0 {
-        // SAFETY: fixed length types are `len` bytes behind the pointer.
-        return unsafe {
-            let (a, b) = (a.cast_mut_ptr::<u8>(), b.cast_mut_ptr::<u8>());
-            std::slice::from_raw_parts(a, len as usize) == std::slice::from_raw_parts(b, len as usize)
-        };
-    }
-    if len == -2 {
-        // SAFETY: length -2 is a C string.
-        return unsafe { CStr::from_ptr(a.cast_mut_ptr()) == CStr::from_ptr(b.cast_mut_ptr()) };
-    }
-    // SAFETY: length -1 is a varlena.
+/// Both point to stored values of a type with this length.
+pub unsafe fn same_image(a: *const u8, b: *const u8, len: i16) -> bool {
+    // SAFETY: the caller vouches for the values. The whole image is compared, a varlena with its header: for values
+    // in a TOAST table that is the pointer to it. Only varlenas have several images of one value.
     unsafe {
-        let (pa, pb) = (a.cast_mut_ptr::<pg_sys::varlena>(), b.cast_mut_ptr::<pg_sys::varlena>());
-        let (size_a, size_b) = (pgrx::varlena::varsize_any(pa), pgrx::varlena::varsize_any(pb));
-        // The whole image, header and all: for values in a TOAST table that is the pointer to it.
-        if size_a == size_b
-            && std::slice::from_raw_parts(pa.cast::<u8>(), size_a)
-                == std::slice::from_raw_parts(pb.cast::<u8>(), size_b)
-        {
-            return true;
+        let (size_a, size_b) = (stored_size(a, len), stored_size(b, len));
+        let same = size_a == size_b
+            && std::slice::from_raw_parts(a, size_a) == std::slice::from_raw_parts(b, size_b);
+        if same || len != -1 {
+            return same;
         }
-        if pg_sys::toast_raw_datum_size(a) != pg_sys::toast_raw_datum_size(b) {
+        if pg_sys::toast_raw_datum_size(Datum::from(a)) != pg_sys::toast_raw_datum_size(Datum::from(b)) {
             return false;
         }
         let mut same = false;
@@ -271,15 +293,21 @@ pub unsafe fn same_image(a: Datum, b: Datum, len: i16, by_value: bool) -> bool {
     }
 }
 
+/// Whether text of the database is written as it is: in UTF-8, or of no known encoding.
+fn needs_no_conversion() -> bool {
+    // SAFETY: reads the encoding of the database.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    encoding == pg_sys::pg_enc::PG_UTF8 as i32 || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32
+}
+
 /// Text of the database's encoding as UTF-8.
 pub fn to_utf8(text: &[u8]) -> Cow<'_, [u8]> {
-    // SAFETY: reads the encoding; converts to a palloc'd C string, which is copied. SQL_ASCII text has no known
-    // encoding and stays as it is.
+    if needs_no_conversion() {
+        return Cow::Borrowed(text);
+    }
+    // SAFETY: converts to a palloc'd C string, which is copied.
     unsafe {
         let encoding = pg_sys::GetDatabaseEncoding();
-        if encoding == pg_sys::pg_enc::PG_UTF8 as i32 || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32 {
-            return Cow::Borrowed(text);
-        }
         let converted = pg_sys::pg_do_encoding_conversion(
             text.as_ptr().cast_mut(),
             text.len() as i32,

@@ -4,11 +4,15 @@
 //! callback, which take the server down: those only drop memory.
 
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Oid};
 
 use crate::capture;
+
+/// Whether `STALE` holds anything: looked at for every row. A backend is one thread.
+static ANY_STALE: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
@@ -33,9 +37,15 @@ pub fn register() {
     }
 }
 
-/// Relations that have changed since the last call.
+/// Whether relations have changed since the last call of [`take_stale`].
 #[inline]
+pub fn any_stale() -> bool {
+    ANY_STALE.load(Ordering::Relaxed)
+}
+
+/// Relations that have changed since the last call.
 pub fn take_stale() -> Vec<Oid> {
+    ANY_STALE.store(false, Ordering::Relaxed);
     STALE.take()
 }
 
@@ -76,4 +86,5 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
             stale.push(relation);
         }
     });
+    ANY_STALE.store(true, Ordering::Relaxed);
 }

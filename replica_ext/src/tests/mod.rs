@@ -7,6 +7,7 @@ mod golden;
 
 mod capture;
 mod ordering;
+mod replay;
 mod savepoints;
 mod tables;
 mod types;
