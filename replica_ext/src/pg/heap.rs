@@ -79,22 +79,65 @@ impl LogTables {
 /// A chunk table open for writing. The lock stays to the end of the transaction: it holds rotation off.
 pub struct Writer {
     heap: pg_sys::Relation,
-    rank_index: pg_sys::Relation,
-    xid_index: pg_sys::Relation,
+    rank_index: Index,
+    xid_index: Index,
     ids: Oid,
+}
+
+/// An open index, and what PostgreSQL wants to know of it for each entry.
+struct Index {
+    relation: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+}
+
+impl Index {
+    fn open(oid: Oid) -> Index {
+        // SAFETY: as for the table. `info` is in the context of the transaction or of the statement, which lasts
+        // longer than the Writer.
+        unsafe {
+            let relation = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32);
+            Index { relation, info: pg_sys::BuildIndexInfo(relation) }
+        }
+    }
+
+    /// # Safety
+    /// `tuple` was just inserted into `heap`, of which this is an index with the columns in `key`.
+    unsafe fn insert(&self, heap: pg_sys::Relation, key: &mut [Datum], tuple: pg_sys::HeapTuple) {
+        let mut nulls = [false; 3];
+        // SAFETY: the caller vouches for heap and tuple; the index is not unique, so nothing is checked.
+        unsafe {
+            pg_sys::index_insert(
+                self.relation,
+                key.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                &mut (*tuple).t_self,
+                heap,
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                false,
+                self.info,
+            );
+        }
+    }
+
+    /// Keeps the lock to the end of the transaction.
+    fn close(&self) {
+        // SAFETY: opened by `open`, and closed once, when the Writer is dropped.
+        unsafe {
+            pg_sys::pfree(self.info.cast());
+            pg_sys::index_close(self.relation, pg_sys::NoLock as i32);
+        }
+    }
 }
 
 impl Writer {
     pub fn open(table: LogTable, ids: Oid) -> Writer {
-        let lock = pg_sys::RowExclusiveLock as i32;
         // SAFETY: a relation that no longer exists is an ERROR. After an ERROR the resource owner closes them.
-        unsafe {
-            Writer {
-                heap: pg_sys::table_open(table.heap, lock),
-                rank_index: pg_sys::index_open(table.rank_index, lock),
-                xid_index: pg_sys::index_open(table.xid_index, lock),
-                ids,
-            }
+        let heap = unsafe { pg_sys::table_open(table.heap, pg_sys::RowExclusiveLock as i32) };
+        Writer {
+            heap,
+            rank_index: Index::open(table.rank_index),
+            xid_index: Index::open(table.xid_index),
+            ids,
         }
     }
 
@@ -126,33 +169,12 @@ impl Writer {
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::heap_insert(self.heap, tuple, command, 0, std::ptr::null_mut());
             let mut key = [values[1], values[3], values[0]];
-            self.insert_index(self.xid_index, &mut key, tuple);
+            self.xid_index.insert(self.heap, &mut key, tuple);
             if row.last {
-                self.insert_index(self.rank_index, &mut values[..1], tuple);
+                self.rank_index.insert(self.heap, &mut values[..1], tuple);
             }
             pg_sys::heap_freetuple(tuple);
             pg_sys::pfree(values[11].cast_mut_ptr());
-        }
-    }
-
-    /// # Safety
-    /// `index` is an index of `self.heap` with the columns in `key`, and `tuple` was just inserted.
-    unsafe fn insert_index(&self, index: pg_sys::Relation, key: &mut [Datum], tuple: pg_sys::HeapTuple) {
-        let mut nulls = [false; 3];
-        // SAFETY: the caller vouches for index and tuple; the index is not unique, so nothing is checked.
-        unsafe {
-            let info = pg_sys::BuildIndexInfo(index);
-            pg_sys::index_insert(
-                index,
-                key.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &mut (*tuple).t_self,
-                self.heap,
-                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-                false,
-                info,
-            );
-            pg_sys::pfree(info.cast());
         }
     }
 }
@@ -162,12 +184,10 @@ impl Drop for Writer {
         if std::thread::panicking() {
             return;
         }
-        // SAFETY: opened by `open`; NoLock keeps the locks to the end of the transaction.
-        unsafe {
-            pg_sys::index_close(self.rank_index, pg_sys::NoLock as i32);
-            pg_sys::index_close(self.xid_index, pg_sys::NoLock as i32);
-            pg_sys::table_close(self.heap, pg_sys::NoLock as i32);
-        }
+        self.rank_index.close();
+        self.xid_index.close();
+        // SAFETY: opened by `open`; NoLock keeps the lock to the end of the transaction.
+        unsafe { pg_sys::table_close(self.heap, pg_sys::NoLock as i32) }
     }
 }
 

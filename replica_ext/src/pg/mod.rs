@@ -15,7 +15,7 @@ pub mod xact;
 /// Functions that raise nothing and allocate nothing, called for every row: pgrx's guard, a sigsetjmp, would cost
 /// more than they do.
 mod unguarded {
-    use pgrx::pg_sys::{CommandId, HeapTupleHeader, TransactionId};
+    use pgrx::pg_sys::{CommandId, Datum, FunctionCallInfo, HeapTupleHeader, TransactionId};
 
     unsafe extern "C" {
         /// access/xact.h: reads the transaction state.
@@ -26,6 +26,8 @@ mod unguarded {
         pub fn HeapTupleHeaderGetCmin(header: HeapTupleHeader) -> CommandId;
         /// Likewise.
         pub fn HeapTupleHeaderGetCmax(header: HeapTupleHeader) -> CommandId;
+        /// utils/adt/trigfuncs.c: reads a counter.
+        pub fn pg_trigger_depth(fcinfo: FunctionCallInfo) -> Datum;
     }
 }
 

@@ -30,8 +30,8 @@ pub fn command_id() -> u32 {
 
 /// How many triggers are firing, one inside the other.
 pub fn trigger_depth() -> i32 {
-    // SAFETY: pg_trigger_depth() takes no argument and reads a counter.
-    unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(1)
+    // SAFETY: it takes no argument, looks at no call, and reads a counter.
+    unsafe { unguarded::pg_trigger_depth(std::ptr::null_mut()) }.value() as i32
 }
 
 /// Name of the current role in the encoding of the database; None when it was dropped in this transaction.
