@@ -6,6 +6,17 @@ create function pyreplica.flush_wal() returns pg_lsn
     language c as 'MODULE_PATHNAME', 'flush_wal_wrapper';
 comment on function pyreplica.flush_wal() is 'flushes the WAL so that what is visible cannot be lost in a crash';
 
+-- The last id that was drawn, and the transactions that have written to the log and not ended, as id:writer,writer.
+-- While it stays the same nothing is committed. Given an array it marks the session as a sleeper, for which writers
+-- notify from then on, unless others than these are among the writers: they may not have seen it.
+create function pyreplica.arm(slow text[]) returns text
+    language c as 'MODULE_PATHNAME', 'arm_wrapper';
+comment on function pyreplica.arm(text[]) is 'state of the log; lets the session sleep until NOTIFY replicas';
+
+create function pyreplica.disarm() returns boolean
+    language c as 'MODULE_PATHNAME', 'disarm_wrapper';
+comment on function pyreplica.disarm() is 'the session sleeps no more';
+
 -- pyreplica.max_log_size in bytes; 0 is no limit.
 create function pyreplica.max_log_bytes() returns bigint
     language c as 'MODULE_PATHNAME', 'max_log_bytes_wrapper';

@@ -20,6 +20,7 @@ begin
                                     pyreplica.log_id to %s', role);
     execute format('grant select, insert, update, delete on pyreplica.slave, pyreplica.decision to %s', role);
     execute format('grant execute on function pyreplica.rotate_log(), pyreplica.flush_wal(),
+                                              pyreplica.arm(text[]), pyreplica.disarm(),
                                               pyreplica.behind(bigint, pg_snapshot),
                                               pyreplica.decode_chunk(bytea),
                                               pyreplica.join_pieces(xid8, bigint, bigint) to %s', role);

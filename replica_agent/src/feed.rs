@@ -3,7 +3,7 @@
 //! In: a position, and a target or none. Out: windows of batches through a bounded channel. The thread ends when the
 //! feed is dropped, at the target, or with the first error, which is the last thing that comes out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Sender};
 
@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::identity::Identities;
 use crate::plan::{Planner, Window};
 use crate::position::{Position, Target};
-use crate::reader::{Limits, Part, Reader};
+use crate::reader::{Found, Limits, Part, Reader};
+use crate::rest::{Rest, Step};
 use crate::session;
 use crate::wake::{Cancels, Stop, Waker};
 
@@ -133,19 +134,37 @@ fn read(
     let hand_on =
         |item| items.send(Ok(item)).map_err(|_| Error::new(Kind::Stopped, "nobody takes what is read"));
     let mut planner = Planner::default();
+    let mut rest = Rest::new(agent.timer, Instant::now());
     loop {
-        if reader.read(&mut position, target.as_ref(), &mut |part| plan(&mut planner, part, &hand_on))? {
-            continue;
+        let found =
+            reader.read(&mut position, target.as_ref(), &mut |part| plan(&mut planner, part, &hand_on))?;
+        if found != Found::Nothing {
+            rest.news(Instant::now());
         }
-        if target.is_some() {
-            return hand_on(Item::Target);
+        match (target.is_some(), found) {
+            (_, Found::Some) | (true, Found::All) => continue,
+            (true, Found::Nothing) => return hand_on(Item::Target),
+            (false, _) => {}
         }
-        hand_on(Item::Level)?;
-        select! {
-            recv(news) -> _ => {}
-            recv(quit) -> _ => return Ok(()),
-            // What cannot notify (a prepared transaction) is found by the timer.
-            default(agent.timer) => {}
+        let mut told = false;
+        loop {
+            let step = rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))?;
+            let (Step::Nap(wait) | Step::Sleep(wait)) = step else { break };
+            if reader.is_armed() {
+                // Does not wait for a slow slave: until then every writer would notify. It hears it again.
+                items.try_send(Ok(Item::Level)).ok();
+            } else if !std::mem::replace(&mut told, true) {
+                hand_on(Item::Level)?;
+            }
+            select! {
+                recv(news) -> _ => {}
+                recv(quit) -> _ => return Ok(()),
+                // What cannot notify (a prepared transaction) is found by the timer.
+                default(wait) => {}
+            }
+            if matches!(step, Step::Sleep(_)) {
+                break;
+            }
         }
     }
 }

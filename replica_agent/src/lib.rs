@@ -16,6 +16,7 @@ mod tls;
 pub mod session;
 pub mod position;
 pub mod decode;
+pub mod rest;
 pub mod reader;
 pub mod plan;
 pub mod tables;

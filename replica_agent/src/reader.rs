@@ -33,6 +33,7 @@ use postgres::{Client, Row, Statement};
 
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
+use crate::rest::Probe;
 
 /// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
 /// bytes, so their number follows what the batch before could take.
@@ -70,8 +71,18 @@ pub struct Part {
 #[derive(Clone, Debug)]
 pub struct End {
     pub position: Position,
-    /// The limits cut the batch: there is more to read at once.
+    /// The limits cut the batch: there may be more to read at once.
     pub more: bool,
+}
+
+/// What a read has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// A batch that the limits cut: there may be more.
+    Some,
+    /// A batch of all there was.
+    All,
 }
 
 /// Where a batch ends.
@@ -86,6 +97,8 @@ pub struct Reader {
     log: Statement,
     chunks: Statement,
     confirm: Statement,
+    arm: Statement,
+    armed: bool,
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
@@ -123,6 +136,8 @@ impl Reader {
             log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
             chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
+            arm: client.prepare("select pyreplica.arm($1)").map_err(failed)?,
+            armed: false,
             client,
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
@@ -131,7 +146,7 @@ impl Reader {
         })
     }
 
-    /// Reads the next batch and moves `position` behind it; false when there is nothing to read.
+    /// Reads the next batch and moves `position` behind it.
     ///
     /// With a target only what the target holds is read.
     pub fn read(
@@ -139,7 +154,7 @@ impl Reader {
         position: &mut Position,
         target: Option<&Target>,
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
-    ) -> Result<bool> {
+    ) -> Result<Found> {
         let rows = self.query_log(position, target)?;
         let (first, rows) = rows
             .split_first()
@@ -151,9 +166,11 @@ impl Reader {
             self.transactions_max =
                 (2 * heads.len() as i64).clamp(*TRANSACTIONS.start(), *TRANSACTIONS.end());
         }
-        self.confirm(heads.iter().any(|head| !head.durable))?;
+        // Before anything is handed on: whoever takes it may be slow, and until then every writer would notify.
+        let woken = self.armed && !heads.is_empty();
+        self.confirm(heads.iter().any(|head| !head.durable), woken)?;
 
-        let Some(last) = heads.last() else { return Ok(false) };
+        let Some(last) = heads.last() else { return Ok(Found::Nothing) };
         position.last_ts = Some(last.transaction.ts.clone());
         if last.transaction.rank > position.rank {
             position.rank = last.transaction.rank;
@@ -167,7 +184,23 @@ impl Reader {
             }
         }
         parts.finish(End { position: position.clone(), more })?;
-        Ok(true)
+        Ok(if more { Found::Some } else { Found::All })
+    }
+
+    /// Writers notify from now on, until something is read.
+    pub fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Asks for the state of the log; given slow transactions it arms, unless others are about to commit.
+    pub fn arm(&mut self, slow: Option<&[String]>) -> Result<Probe> {
+        let row = self
+            .client
+            .query_one(&self.arm, &[&slow])
+            .map_err(|e| Error::from_pg("could not ask for the state of the log of the master", e))?;
+        let probe = Probe::new(row.get(0), slow);
+        self.armed = probe.armed;
+        Ok(probe)
     }
 
     fn query_log(&mut self, position: &Position, target: Option<&Target>) -> Result<Vec<Row>> {
@@ -193,11 +226,12 @@ impl Reader {
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
     /// undo what we are about to hand on. Has to come after reading.
-    fn confirm(&mut self, flush: bool) -> Result<()> {
+    fn confirm(&mut self, flush: bool, woken: bool) -> Result<()> {
         let row = self
             .client
-            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush])
+            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken])
             .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
+        self.armed &= !woken;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
             return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }
@@ -262,7 +296,8 @@ impl Reader {
     }
 }
 
-/// The late ones in full, then the newer ones within the limits, all in rank order; and whether more is there.
+/// The late ones in full, then the newer ones within the limits, all in rank order; and whether more may be there: the statement
+/// reads none beyond the limits.
 fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Head>, bool) {
     heads.sort_by_key(|head| head.transaction.rank);
     let late = heads.partition_point(|head| head.transaction.rank <= rank);
@@ -279,7 +314,8 @@ fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Hea
     // A transaction beyond the limits is a batch of its own, unless late ones came first.
     let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
     heads.truncate(late + taken);
-    (heads, taken < newer || newer as i64 == asked)
+    let full = changes >= limits.rows || bytes >= limits.bytes || newer as i64 == asked;
+    (heads, taken < newer || full)
 }
 
 /// Collects chunks to parts of bounded size.
@@ -364,16 +400,17 @@ mod tests {
     #[test]
     fn batches_are_cut_between_transactions() {
         check(0, &[], &[], false);
-        check(0, &[(1, 4), (2, 6)], &[1, 2], false);
+        check(0, &[(1, 4), (2, 5)], &[1, 2], false);
+        check(0, &[(1, 4), (2, 6)], &[1, 2], true);
         check(0, &[(1, 4), (2, 6), (3, 1)], &[1, 2], true);
-        check(0, &[(2, 6), (1, 4)], &[1, 2], false);
+        check(0, &[(2, 5), (1, 4)], &[1, 2], false);
     }
 
     #[test]
     fn a_large_transaction_is_a_batch_of_its_own() {
         check(0, &[(1, 50), (2, 1)], &[1], true);
         check(0, &[(1, 1), (2, 50), (3, 1)], &[1], true);
-        check(0, &[(1, 50)], &[1], false);
+        check(0, &[(1, 50)], &[1], true);
     }
 
     #[test]

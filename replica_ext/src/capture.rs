@@ -1,6 +1,7 @@
 //! Capture: from a trigger call to messages in the transaction's buffer, and from there to the log.
 //!
-//! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a NOTIFY.
+//! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a
+//! NOTIFY where somebody sleeps.
 //! Nothing is allocated for an ordinary row: it is taken apart into vectors kept from the row before, and written
 //! to the end of the buffer.
 
@@ -15,6 +16,7 @@ use crate::buffer::{pieces, Buffer, Chunk, KeyChange, Place, Spot, CHUNK_BYTES};
 use crate::captured::Captured;
 use crate::encode;
 use crate::pg::heap::{self, ChunkRow, LogTables, Writer};
+use crate::pg::lock;
 use crate::pg::relation;
 use crate::pg::session::{self, Pinned};
 use crate::pg::trigger::{Call, Event};
@@ -330,7 +332,8 @@ impl Capture {
             Ok::<_, std::convert::Infallible>(())
         });
         let Ok(()) = written;
-        if notify {
+        // Only after the chunk table was locked and the id drawn: `wake` counts on that order.
+        if notify && self.log.is_some_and(|log| lock::anybody_sleeps(log.ids)) {
             session::notify_agents();
         }
     }

@@ -14,6 +14,7 @@ mod encode;
 mod buffer;
 mod decode;
 mod add_table;
+mod wake;
 mod replica_log;
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -11,6 +11,7 @@ mod encoding; // a master that is not UTF-8
 mod ordering; // concurrent commits, triggers, foreign keys, rules: the slave ends equal
 mod savepoints; // what is rolled back never arrives
 mod prepared; // two-phase transactions of users on the master
+mod waking; // writers notify while somebody sleeps, and only then
 mod truncate; // TRUNCATE, also of several tables at once
 mod partitions; // partitioned tables and inheritance
 mod schema_change; // tables that change, come and go while they are replicated

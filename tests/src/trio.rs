@@ -34,6 +34,7 @@ pub struct Setup {
     pub two_phase: bool,
     pub initial: &'static str,
     pub schema_from_master: bool,
+    timer_seconds: &'static str,
     /// Further lines of section [agent].
     pub agent_lines: String,
     /// Further lines of each [[slave]].
@@ -54,6 +55,7 @@ impl Setup {
             two_phase: true,
             initial: "copy",
             schema_from_master: false,
+            timer_seconds: "1",
             agent_lines: String::new(),
             slave_lines: String::new(),
         }
@@ -105,6 +107,11 @@ impl Setup {
     /// The agent makes the tables of the slaves.
     pub fn schema(mut self) -> Self {
         self.schema_from_master = true;
+        self
+    }
+
+    pub fn timer_seconds(mut self, seconds: &'static str) -> Self {
+        self.timer_seconds = seconds;
         self
     }
 
@@ -168,10 +175,11 @@ impl Trio {
     /// The agent.toml of this trio.
     pub fn config(&self) -> String {
         let mut text = format!(
-            "[master]\ndsn = \"{}\"\n\n[agent]\nname = \"{}\"\ncommit = \"{}\"\ntimer_seconds = 1\n{}",
+            "[master]\ndsn = \"{}\"\n\n[agent]\nname = \"{}\"\ncommit = \"{}\"\ntimer_seconds = {}\n{}",
             self.master.dsn(),
             self.agent_name,
             if self.setup.atomic { "atomic" } else { "independent" },
+            self.setup.timer_seconds,
             self.setup.agent_lines
         );
         for (i, slave) in self.slaves.iter().enumerate() {

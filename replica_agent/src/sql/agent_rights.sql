@@ -11,5 +11,6 @@ select array(
     union all
     select format('EXECUTE on %s', r.function)
       from (values ('pyreplica.rotate_log()'), ('pyreplica.flush_wal()'),
+                   ('pyreplica.arm(text[])'), ('pyreplica.disarm()'),
                    ('pyreplica.behind(bigint,pg_snapshot)')) r(function)
      where not has_function_privilege(r.function, 'EXECUTE'))

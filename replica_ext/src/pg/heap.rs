@@ -70,6 +70,12 @@ impl LogTables {
         self.ids == oid || self.current == oid || self.tables.iter().any(own)
     }
 
+    /// The id drawn last; 0 when there is none.
+    pub fn last_id(&self) -> i64 {
+        let ids = read_sequence(self.ids);
+        ids.last_value - i64::from(!ids.is_called)
+    }
+
     /// The table that writers use now.
     pub fn current(&self) -> usize {
         read_sequence(self.current).last_value.clamp(0, 2) as usize

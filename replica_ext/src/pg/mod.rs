@@ -5,6 +5,7 @@
 //! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`.
 
 pub mod heap;
+pub mod lock;
 pub mod relation;
 pub mod session;
 pub mod trigger;

@@ -1,0 +1,301 @@
+//! Writers notify while a reader of the log sleeps, and only then.
+//!
+//! The agents' safety timer is an hour here: what arrives was not found by it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use postgres::fallible_iterator::FallibleIterator;
+use pyreplica_tests::cluster::send_signal;
+use pyreplica_tests::db::{Db, Session};
+use pyreplica_tests::trio::Setup;
+use pyreplica_tests::wait::wait_for;
+
+const TABLE: &str = "create table t (id int primary key, v text)";
+
+fn setup() -> Setup {
+    Setup::new(TABLE).timer_seconds("3600")
+}
+
+/// Waits until so many sessions sleep.
+fn wait_for_sleepers(master: &Db, count: usize) {
+    wait_for(&format!("{count} sleepers"), || (sleepers(master) == count).then_some(()));
+}
+
+fn sleepers(master: &Db) -> usize {
+    let locks = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                  where d.datname = current_database() and l.locktype = 'advisory' and l.objsubid = 3";
+    master.value(locks).parse().expect("a number")
+}
+
+/// A session that hears every NOTIFY replicas of its database.
+struct Listener(Session);
+
+impl Listener {
+    fn new(master: &Db) -> Self {
+        let mut session = master.session();
+        session.run("listen replicas; listen marker");
+        Listener(session)
+    }
+
+    /// How many there were since the last call, of transactions that have ended.
+    fn count(&mut self) -> usize {
+        // They come in the order of the commits.
+        self.0.run("notify marker");
+        let mut count = 0;
+        let mut notifications = self.0.client.notifications();
+        let mut all = notifications.blocking_iter();
+        while all.next().expect("the session lives").expect("the marker comes").channel() == "replicas" {
+            count += 1;
+        }
+        count
+    }
+}
+
+#[test]
+fn each_commit_wakes_the_slaves_of_an_idle_master() {
+    for (setup, readers) in [(setup(), 2), (setup().atomic(), 1)] {
+        // GIVEN two slaves, by themselves or as a group, in step
+        let mut trio = setup.start();
+        let mut listener = Listener::new(&trio.master);
+        for id in 0..20 {
+            wait_for_sleepers(&trio.master, readers);
+            listener.count();
+            // WHEN a transaction commits
+            trio.master.run(&format!("insert into t values ({id})"));
+            // THEN it wakes them
+            assert_eq!(listener.count(), 1);
+            trio.catch_up();
+        }
+        trio.assert_same();
+    }
+}
+
+#[test]
+fn a_notify_by_hand_and_a_queued_statement_wake_too() {
+    let mut trio = setup().start();
+    wait_for_sleepers(&trio.master, 2);
+    trio.master
+        .run("insert into pyreplica.replica_log (sql) values ('alter table public.t add n int default 7')");
+    trio.catch_up();
+    assert_eq!(trio.slaves[1].value("select count(n) from t"), "0");
+    wait_for_sleepers(&trio.master, 2);
+    let last_query = "select max(query_start) from pg_stat_activity
+                       where datname = current_database() and application_name = 'replica_agent read'";
+    let before = trio.master.value(last_query);
+    trio.master.run("notify replicas");
+    wait_for("a look at the log", || (trio.master.value(last_query) != before).then_some(()));
+}
+
+#[test]
+fn an_idle_master_is_left_alone() {
+    let trio = setup().start();
+    wait_for("an agent that is silent", || {
+        let silence =
+            "select coalesce(min(clock_timestamp() - greatest(query_start, state_change)) > '5 s', false)
+                         from pg_stat_activity
+                        where datname = current_database() and application_name like 'replica_agent%'";
+        (trio.master.value(silence) == "t").then_some(())
+    });
+    assert_eq!(sleepers(&trio.master), 2);
+}
+
+#[test]
+fn a_busy_master_sees_no_notify() {
+    let mut trio = setup().start();
+    let mut listener = Listener::new(&trio.master);
+    let mut round = 0;
+    // Where the agent gets no processor it cannot say in time that it has woken: so, once in a while.
+    wait_for("200 commits with hardly a NOTIFY", || {
+        listener.count();
+        round += 1;
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let mut session = trio.master.session();
+                scope.spawn(move || {
+                    for i in 0..50 {
+                        session.run(&format!("insert into t values ({})", (round * 4 + writer) * 50 + i));
+                    }
+                });
+            }
+        });
+        (listener.count() < 20).then_some(())
+    });
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn sleepers_do_not_wake_each_other() {
+    let trio = setup().build();
+    let mut listener = Listener::new(&trio.master);
+    let mut commits = 0;
+    let mut notified = || {
+        commits += 1;
+        trio.master.run(&format!("insert into t values ({commits})"));
+        listener.count()
+    };
+    // GIVEN nobody who sleeps
+    assert_eq!(notified(), 0);
+    // WHEN one does, twice, and another one THEN writers notify, until both have woken or gone
+    let (mut one, mut other) = (trio.master.session(), trio.master.session());
+    let arm = "select pyreplica.arm('{}')";
+    assert_eq!(one.rows(arm).len(), 1);
+    assert_eq!(notified(), 1);
+    assert_eq!((one.rows(arm).len(), other.rows(arm).len()), (1, 1));
+    assert_eq!(notified(), 1);
+    assert_eq!(one.rows("select pyreplica.disarm(), pyreplica.disarm()"), ["t|f"]);
+    assert_eq!(notified(), 1);
+    drop(other);
+    wait_for_sleepers(&trio.master, 0);
+    assert_eq!(notified(), 0);
+}
+
+#[test]
+fn who_has_written_to_the_log_keeps_others_from_sleeping() {
+    // GIVEN a transaction that has written a part to the log, and one that has not
+    let trio = setup().build();
+    let mut writer = trio.master.session();
+    writer.run("set pyreplica.buffer_size = '64kB'; begin");
+    writer.run("insert into t select i, repeat('x', 100) from generate_series(1, 2000) i");
+    let _idle = trio.master.begin("insert into t values (0)");
+    // WHEN somebody wants to sleep THEN it may not
+    let mut sleeper = trio.master.session();
+    let mut arm = |slow: &str| sleeper.rows(&format!("select split_part(pyreplica.arm({slow}), ':', 2)"));
+    let in_flight = arm("'{}'").remove(0);
+    assert!(in_flight.contains('/') && !in_flight.contains(','), "{in_flight}");
+    assert_eq!(sleepers(&trio.master), 0);
+    // unless it knows of that one
+    let known = format!("'{{{in_flight}}}'");
+    assert_eq!((arm("null"), sleepers(&trio.master)), (vec![in_flight.clone()], 0));
+    assert_eq!((arm(&known), sleepers(&trio.master)), (vec![in_flight], 1));
+    // WHEN it ends THEN it is named no more
+    writer.run("rollback");
+    assert_eq!((arm("'{}'"), sleepers(&trio.master)), (vec![String::new()], 1));
+}
+
+#[test]
+fn a_writer_that_did_not_see_the_sleepers_is_found_when_it_commits() {
+    for (setup, readers) in [(setup(), 2), (setup().atomic(), 1)] {
+        // GIVEN a writer stopped in its commit at a time when nobody slept
+        let mut trio = setup.own_servers().start();
+        trio.agent.stop();
+        let master = trio.master.clone();
+        wait_for_sleepers(&master, 0);
+        let configure = |sql: &str, shown: &str| {
+            master.run(sql);
+            master.run("select pg_reload_conf()");
+            let in_force = || (master.value("show synchronous_standby_names") == shown).then_some(());
+            wait_for("the setting", in_force);
+        };
+        configure("alter system set synchronous_standby_names = 'nobody'", "nobody");
+        let mut writer = master.session();
+        let pid = writer.rows("select pg_backend_pid()").remove(0);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let writing = std::thread::spawn(move || {
+            // The checkpointer puts the setting in force: the first commits may not wait yet.
+            for id in 0.. {
+                writer.run(&format!("insert into t values ({id})"));
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let waits = format!("select wait_event from pg_stat_activity where pid = {pid}");
+        wait_for("a commit that waits", || (master.value(&waits) == "SyncRep").then_some(()));
+        stop.store(true, Ordering::Relaxed);
+        let pid = pid.parse().expect("a pid");
+        send_signal(pid, "STOP");
+        configure("alter system reset synchronous_standby_names", "");
+        let before = master.value(LAST);
+        // WHEN the agent goes to sleep meanwhile
+        trio.agent.start();
+        wait_for_sleepers(&master, readers);
+        // THEN other commits come at once
+        master.run("insert into t values (-1)");
+        trio.catch_up_and_compare();
+        wait_for_sleepers(&master, readers);
+        // and the writer's when it ends, although it does not notify
+        let mut listener = Listener::new(&master);
+        send_signal(pid, "CONT");
+        writing.join().expect("the writer");
+        assert_ne!(master.value(LAST), before);
+        trio.catch_up_and_compare();
+        assert_eq!(listener.count(), 0);
+        assert_eq!(trio.slaves[1].value(LAST), master.value(LAST));
+    }
+}
+
+#[test]
+fn transactions_that_fill_a_batch_each_do_not_wait_for_the_timer() {
+    let mut trio = setup().agent_line("batch_rows = 3").start();
+    trio.agent.stop();
+    for id in 0..10 {
+        trio.master
+            .run(&format!("insert into t select {id} * 10 + i from generate_series(1, 3 + {id} % 2) i"));
+    }
+    trio.agent.start();
+    trio.catch_up_and_compare();
+}
+
+/// Of the rows of one writer the last that is committed.
+const LAST: &str = "select max(id) from t";
+
+#[test]
+fn a_prepared_transaction_that_was_there_before_is_found() {
+    // GIVEN one that was prepared before the slaves went to sleep
+    let mut trio = setup().start();
+    trio.master.run("begin; insert into t values (1); prepare transaction 'before the sleep'");
+    trio.master.run("insert into t values (2)");
+    trio.catch_up();
+    wait_for_sleepers(&trio.master, 2);
+    // WHEN it commits THEN it is found without the timer
+    trio.master.run("commit prepared 'before the sleep'");
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn a_prepared_transaction_that_comes_later_is_found_by_the_timer() {
+    let mut trio = Setup::new(TABLE).start();
+    wait_for_sleepers(&trio.master, 2);
+    let mut listener = Listener::new(&trio.master);
+    trio.master.run("begin; insert into t values (1); prepare transaction 'during the sleep'");
+    trio.master.run("commit prepared 'during the sleep'");
+    assert_eq!(listener.count(), 0);
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn an_agent_that_dies_asleep_leaves_nobody_to_notify() {
+    let mut trio = setup().start();
+    wait_for_sleepers(&trio.master, 2);
+    trio.agent.kill();
+    wait_for_sleepers(&trio.master, 0);
+    let mut listener = Listener::new(&trio.master);
+    trio.master.run("insert into t values (1)");
+    assert_eq!(listener.count(), 0);
+    trio.agent.start();
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn a_slave_that_hangs_does_not_make_writers_notify() {
+    // GIVEN one slave whose table is locked
+    let mut trio = setup().slaves(1).start();
+    wait_for_sleepers(&trio.master, 1);
+    let lock = trio.slaves[0].begin("lock table t");
+    // WHEN there is more than it takes THEN its reader waits, and does not sleep
+    let mut id = 0;
+    wait_for("a reader that waits for its slave", || {
+        id += 1;
+        trio.master.run(&format!("insert into t values ({id})"));
+        let waits = "select clock_timestamp() - state_change > '1 s' from pg_stat_activity
+                      where datname = current_database() and application_name = 'replica_agent read'";
+        (sleepers(&trio.master) == 0 && trio.master.value(waits) == "t").then_some(())
+    });
+    let mut listener = Listener::new(&trio.master);
+    trio.master.run("insert into t values (0)");
+    assert_eq!(listener.count(), 0);
+    lock.commit();
+    trio.catch_up_and_compare();
+}
