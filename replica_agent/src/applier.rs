@@ -142,6 +142,9 @@ impl Applier {
                 continue;
             }
             if let Change::Statement { .. } = change {
+                if tables.has_run(transaction.xid) {
+                    continue;
+                }
                 // It may rename tables of the slave.
                 gates.clear();
                 self.forget_aliases();

@@ -307,7 +307,7 @@ fn filled(
     let readable: bool = client
         .query_one(
             "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                             where n.nspname = 'pyreplica_agent' and c.relname = 'copied_table'
+                             where n.nspname = 'pyreplica_agent' and c.relname = 'copy_request'
                                and has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT'))",
             &[],
         )?
@@ -315,7 +315,9 @@ fn filled(
     let copied: Vec<(String, String)> = if readable {
         client
             .query(
-                "select schema_name, table_name from pyreplica_agent.copied_table where agent = $1 and slave = $2",
+                // What is being copied again holds what it is to lose.
+                "select schema_name, table_name from pyreplica_agent.copied_table where agent = $1 and slave = $2
+                 union select schema_name, table_name from pyreplica_agent.copy_request where agent = $1 and slave = $2",
                 &[&agent, &slave.name],
             )?
             .iter()

@@ -58,6 +58,9 @@ pub enum Command {
         /// Only this slave; all of them without it
         #[arg(long, value_name = "NAME")]
         slave: Option<String>,
+        /// Only this table, as schema.name, also while an agent serves the slave; can be given again
+        #[arg(long, value_name = "SCHEMA.NAME")]
+        table: Vec<String>,
     },
     /// Compare master and slaves row by row, also while they replicate; exit 1 on a difference
     Verify {
@@ -105,9 +108,12 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
             print(&report.to_string())?;
             Ok(passed(report.is_ok()))
         }
-        Command::Copy { slave } => {
+        Command::Copy { slave, table } => {
             for slave in chosen(&config, slave.as_deref())? {
-                recopy::recopy(&config, slave, &stop)?;
+                match table.as_slice() {
+                    [] => recopy::recopy(&config, slave, &stop)?,
+                    tables => recopy::recopy_tables(&config, slave, tables, &stop)?,
+                }
             }
             Ok(ExitCode::SUCCESS)
         }

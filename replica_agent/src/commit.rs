@@ -303,6 +303,12 @@ impl SlaveSession {
         Ok(())
     }
 
+    /// Does more in the transaction at hand, beginning it if there is none.
+    pub fn also(&mut self, work: &mut dyn FnMut(&mut Client) -> Result<()>) -> Result<()> {
+        self.begin()?;
+        work(&mut self.client).inspect_err(|_| self.let_go())
+    }
+
     /// First half: afterwards only a failure of the master's decision can undo the batch. Without two-phase commit
     /// nothing happens but the writing of the position.
     pub fn prepare(&mut self, position: &Position, batch: i64) -> Result<()> {
@@ -430,7 +436,7 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client
-        .query_one("select to_regclass('pyreplica_agent.pending_schema') is not null", &[])
+        .query_one("select to_regclass('pyreplica_agent.copy_request') is not null", &[])
         .map_err(failed)?
         .get(0);
     if there {

@@ -21,7 +21,7 @@ mod transfer;
 use postgres::Client;
 
 pub use crew::Crew;
-pub use table::Existing;
+pub use table::Manner;
 
 use crate::error::{Error, Result};
 use crate::quote;

@@ -3,13 +3,14 @@
 //! In: the configuration of a slave. Out: the slave follows the master until it is told to stop, or has reached the
 //! target of `once`. An error stops this slave only: it is reported, and tried again after a while.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::again::{self, Again};
 use crate::applier::Applied;
 use crate::commit::{SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
-use crate::copy::{Crew, Existing};
+use crate::copy::{Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::pipeline::Mode;
@@ -19,7 +20,7 @@ use crate::retry::{self, Backoff};
 use crate::schema::{self, Pending};
 
 /// How often a standby asks whether it is its turn.
-const STANDBY: std::time::Duration = std::time::Duration::from_secs(3);
+const STANDBY: Duration = Duration::from_secs(3);
 /// `once` gives up when a connection fails so often in a row.
 pub const ONCE_ATTEMPTS: u32 = 3;
 
@@ -29,6 +30,8 @@ pub struct Member {
     pub reporter: Reporter,
     /// Committed on the slave.
     pub position: Position,
+    /// What is copied again meanwhile.
+    pub(crate) again: Option<Again>,
 }
 
 /// Why a stream ended without an error.
@@ -57,7 +60,8 @@ impl Member {
         };
         // The predecessor may have died before it was.
         session.make_durable()?;
-        let mut member = Member { reporter: Reporter::new(&session.name, &position), session, position };
+        let mut member =
+            Member { reporter: Reporter::new(&session.name, &position), session, position, again: None };
         member.reporter.state(control, State::CatchingUp)?;
         member.copy_new_tables(context, control)?;
         member.finish_schema(context, control)?;
@@ -77,11 +81,19 @@ impl Member {
                 schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
             }
             let crew = Crew { config, slave, stop, cancels };
-            let (copied, result) = crew.copy(&mut control.client, client, missing, Existing::Refuse);
-            for copied in &copied {
-                tables.add_copied(copied)?;
+            // Held by a predecessor that died, they hold what is to be replaced.
+            let asked = again::requested(client, config.agent_name(), name)?;
+            let (again, first): (Vec<_>, Vec<_>) = missing
+                .into_iter()
+                .partition(|table| asked.contains(&(table.schema.clone(), table.name.clone())));
+            for (missing, manner) in [(first, Manner::First), (again, Manner::Again)] {
+                let (copied, result) = crew.copy(&mut control.client, client, missing, manner);
+                for copied in &copied {
+                    tables.add_copied(copied)?;
+                    again::forget(client, config.agent_name(), name, &copied.table)?;
+                }
+                result?;
             }
-            result?;
         }
         if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
             schema::finish(config, slave, Pending::Rest, stop, cancels)?;
@@ -133,7 +145,8 @@ impl Member {
         let mut open = false;
         let mut batches = 0;
         loop {
-            let timeout = self.reporter.due().map_or(timer, |due| due.min(timer));
+            let timeouts = [self.reporter.due(), self.copying_again()];
+            let timeout = timeouts.into_iter().flatten().fold(timer, Duration::min);
             match feed.next(timeout)? {
                 Some(Item::Window(window)) => {
                     open = true;
@@ -176,12 +189,18 @@ impl Member {
                 None => {}
             }
             self.reporter.tick(control)?;
+            if !open && target.is_none() && self.finish_again(context, control)? {
+                return Ok(Ended::NewTables);
+            }
             if !open && looked.elapsed() >= timer {
                 looked = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
                     self.copy_new_tables(context, control)?;
                     return Ok(Ended::NewTables);
+                }
+                if target.is_none() {
+                    self.begin_again(context, control)?;
                 }
             }
         }
@@ -199,7 +218,7 @@ impl Member {
         self.reporter.moved(control, &self.position, more)
     }
 
-    fn commit(&mut self, position: &Position) -> Result<u64> {
+    pub(crate) fn commit(&mut self, position: &Position) -> Result<u64> {
         self.session.prepare(position, self.session.batch + 1)?;
         let conflicts = self.session.commit()?;
         self.position = position.clone();

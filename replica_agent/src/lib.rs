@@ -37,6 +37,7 @@ pub mod group;
 pub mod pipeline;
 pub mod copy;
 pub mod schema;
+pub mod again;
 pub mod recopy;
 pub mod shape;
 pub mod check;

@@ -40,6 +40,11 @@ impl Snapshot {
         &self.xip
     }
 
+    /// Sees all that the other one sees. Of two snapshots of one server one always does.
+    pub fn includes(&self, other: &Snapshot) -> bool {
+        other.xmax <= self.xmax && self.xip.iter().all(|xid| !other.sees(*xid))
+    }
+
     /// Sees every transaction up to and including `xid`.
     pub fn sees_all_up_to(&self, xid: Xid) -> bool {
         xid < self.xmax && self.xip.first().is_none_or(|&oldest| xid < oldest)
@@ -137,6 +142,14 @@ mod tests {
         assert!(s.sees_all_up_to(9) && !s.sees_all_up_to(10) && !s.sees_all_up_to(12));
         assert!(!Snapshot::empty().sees(1));
         assert!(snapshot("5:5:").sees_all_up_to(4) && !snapshot("5:5:").sees_all_up_to(5));
+    }
+
+    #[test]
+    fn a_later_snapshot_includes_an_earlier_one() {
+        let (early, late) = (snapshot("10:20:10,15"), snapshot("15:22:15,21"));
+        assert!(late.includes(&early) && early.includes(&early) && early.includes(&Snapshot::empty()));
+        assert!(!early.includes(&late));
+        assert!(!snapshot("9:20:9,15").includes(&early), "it does not see 9");
     }
 
     #[test]

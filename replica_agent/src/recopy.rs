@@ -1,4 +1,5 @@
-//! The `copy` command: makes the initial copy of a slave again, whatever it holds and wherever it stood.
+//! The `copy` command: makes the initial copy of a slave again, whatever it holds and wherever it stood, or that of
+//! single tables.
 //!
 //! In: a slave, and that no agent serves it now. Out: its captured tables emptied and filled from the master, its
 //! position that of the moment the copy began.
@@ -7,21 +8,25 @@
 //! never been copied, and takes the same way as a new one; a copy that is killed is finished by starting it again, or
 //! by the agent if it has initial = "copy".
 
+use std::time::Duration;
+
 use postgres::Client;
 
+use crate::again;
 use crate::check;
-use crate::commit::SlaveSession;
+use crate::commit::{create_schema, SlaveSession};
 use crate::config::{CommitMode, Config, Initial, Slave};
 use crate::control::Control;
-use crate::copy::CapturedTable;
+use crate::copy::{CapturedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::{report_last, Member};
 use crate::quote;
 use crate::report::State;
-use crate::session::cancel_on_stop;
+use crate::session::{self, cancel_on_stop};
 use crate::shape::shapes;
 use crate::tables::Tables;
+use crate::verify::choose;
 use crate::wake::Stop;
 
 /// Copies one slave again; locks out any agent of this name meanwhile.
@@ -48,6 +53,88 @@ pub fn recopy(config: &Config, slave: &Slave, stop: &Stop) -> Result<()> {
             Err(e)
         }
     }
+}
+
+/// How often it is asked whether the agent has done it.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Copies single tables again. The position of the slave stays; the stream skips what a table's new snapshot sees.
+///
+/// An agent that serves the slave by itself is asked to do it, and waited for; else it is done here.
+pub fn recopy_tables(config: &Config, slave: &Slave, wanted: &[String], stop: &Stop) -> Result<()> {
+    let context = Context::new(config, stop);
+    let agent = config.agent_name();
+    let mut control = Control::open(config, &context.cancels)?;
+    let tables = choose(control.captured()?, wanted)?;
+    let mut client = session::connect_slave(slave)?;
+    create_schema(&mut client, &slave.name)?;
+    if config.agent.commit == CommitMode::Atomic {
+        lock_out(&mut control, config, &slave.name, stop)?;
+        return copy_here(&context, slave, &mut control, tables);
+    }
+    if control.elect_soon(&slave.name, stop)? {
+        return copy_here(&context, slave, &mut control, tables);
+    }
+
+    for table in &tables {
+        again::request(&mut client, agent, &slave.name, table)?;
+    }
+    log::info!("slave \"{}\": the agent that serves it is asked to copy", slave.name);
+    let mut failure = None;
+    let mut left = tables;
+    while !left.is_empty() {
+        let standing = again::requested(&mut client, agent, &slave.name)?;
+        let is_standing =
+            |table: &CapturedTable| standing.contains(&(table.schema.clone(), table.name.clone()));
+        let (still, done): (Vec<_>, Vec<_>) = left.into_iter().partition(is_standing);
+        left = still;
+        for table in done {
+            match again::error_of(&mut client, agent, &slave.name, &table)? {
+                None => log::info!("slave \"{}\": copied table {} again", slave.name, table.full_name()),
+                Some(text) => {
+                    again::forget(&mut client, agent, &slave.name, &table)?;
+                    failure.get_or_insert(Error::new(Kind::Apply, text));
+                }
+            }
+        }
+        if !left.is_empty() && control.elect(&slave.name)? {
+            log::info!("slave \"{}\": no agent serves it any more", slave.name);
+            copy_here(&context, slave, &mut control, std::mem::take(&mut left))?;
+        }
+        if !left.is_empty() && stop.wait(ASK_EVERY) {
+            return Err(Error::new(Kind::Stopped, "did not wait for the agent to copy").hint(
+                "It goes on all the same; pyreplica_agent.copy_request on the slave tells what is left.",
+            ));
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Nobody else serves the slave.
+fn copy_here(
+    context: &Context,
+    slave: &Slave,
+    control: &mut Control,
+    tables: Vec<CapturedTable>,
+) -> Result<()> {
+    let Context { config, stop, cancels, .. } = context;
+    let atomic = config.agent.commit == CommitMode::Atomic;
+    let mut session = SlaveSession::open(slave, config.agent_name(), cancels, |client| {
+        context.identities.take(&mut control.client, client, &slave.name)
+    })?;
+    session.recover(&mut |batch| if atomic { control.is_decided(batch) } else { Ok(true) })?;
+    if session.standing()?.is_none() {
+        return Err(Error::new(Kind::Refused, format!("slave \"{}\" has no initial copy yet", slave.name))
+            .hint("Start the agent, or copy all its tables, without --table."));
+    }
+    cancel_on_stop(stop, cancels, || {
+        let crew = Crew { config, slave, stop, cancels };
+        let (copied, result) = crew.copy(&mut control.client, &mut session.client, tables, Manner::Again);
+        for copied in &copied {
+            again::forget(&mut session.client, config.agent_name(), &slave.name, &copied.table)?;
+        }
+        result
+    })
 }
 
 fn begin_again(

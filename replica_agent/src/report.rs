@@ -55,6 +55,8 @@ pub struct Reporter {
     news: Option<Position>,
     /// There is more, which a crash of the slave could still undo.
     volatile: bool,
+    /// The stream is going to be set back: the log is still needed from what was last told on.
+    held: bool,
     reported: Instant,
     rotated: Instant,
     applied_since_rotation: bool,
@@ -70,11 +72,17 @@ impl Reporter {
             state: None,
             news: Some(position.clone()),
             volatile: false,
+            held: false,
             reported: now,
             rotated: now,
             applied_since_rotation: true,
             last_level: now,
         }
+    }
+
+    /// Keeps positions back from the master, or tells them again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     pub fn state(&mut self, control: &mut Control, state: State) -> Result<()> {
@@ -88,7 +96,9 @@ impl Reporter {
 
     /// A batch was committed, and no crash can undo it; `more`: it was cut, there is more to read.
     pub fn moved(&mut self, control: &mut Control, position: &Position, more: bool) -> Result<()> {
-        self.news = Some(position.clone());
+        if !self.held {
+            self.news = Some(position.clone());
+        }
         self.volatile = false;
         self.applied(control, more)
     }

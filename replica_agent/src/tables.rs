@@ -21,6 +21,35 @@ struct Copied {
     rows: Option<i64>,
 }
 
+impl Copied {
+    fn of(copied: &CopiedTable) -> Result<Copied> {
+        Ok(Copied {
+            trigger_oid: copied.table.trigger_oid,
+            snapshot: copied.snapshot.parse()?,
+            rows: Some(i64::try_from(copied.rows).unwrap_or(i64::MAX)),
+        })
+    }
+}
+
+/// A table whose changes wait for a new copy of it.
+#[derive(Debug)]
+struct Held {
+    now: Name,
+    trigger_oid: u32,
+    /// What was known of it, by each of its names.
+    was: HashMap<Name, Copied>,
+}
+
+/// A row of `pyreplica_agent.copied_table`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedRow {
+    pub schema: String,
+    pub name: String,
+    pub trigger_oid: u32,
+    pub snapshot: String,
+    pub rows: Option<i64>,
+}
+
 /// What to do with a transaction's changes of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -41,6 +70,8 @@ pub struct Tables {
     /// table as it is called now, `None` when it is no longer captured. Not on record: such a name may pass, and
     /// belong to another table next time.
     asked: HashMap<(Name, u32), Option<Captured>>,
+    /// Of a table that is copied again meanwhile.
+    held: Option<Held>,
     /// What the stream met last that has to be asked for.
     unknown: Option<(Name, u32)>,
 }
@@ -78,6 +109,7 @@ impl Tables {
             initial,
             copied,
             asked: HashMap::new(),
+            held: None,
             unknown: None,
         })
     }
@@ -88,6 +120,9 @@ impl Tables {
 
     pub fn gate(&self, schema: &str, name: &str, oid: u32, xid: Xid) -> Gate {
         let key = (name_of(schema, name), oid);
+        if self.is_held(&key) {
+            return Gate::Skip;
+        }
         let copied = match self.asked.get(&key) {
             Some(Some(now)) => self.copied.values().find(|copied| copied.trigger_oid == now.trigger_oid),
             _ => self.copied.get(&key.0),
@@ -103,6 +138,9 @@ impl Tables {
     /// The same for all transactions from the first to the last; `None` where they differ, or more has to be asked.
     pub fn gate_of_all(&self, schema: &str, name: &str, oid: u32, (first, last): (Xid, Xid)) -> Option<Gate> {
         let key = (name_of(schema, name), oid);
+        if self.is_held(&key) {
+            return Some(Gate::Skip);
+        }
         if self.asked.contains_key(&key) {
             return None;
         }
@@ -147,9 +185,85 @@ impl Tables {
     }
 
     fn knows(&self, table: &CapturedTable) -> bool {
-        self.copied
-            .get(&(table.schema.clone(), table.name.clone()))
-            .is_some_and(|copied| copied.trigger_oid == table.trigger_oid)
+        self.held.as_ref().is_some_and(|held| held.trigger_oid == table.trigger_oid)
+            || self
+                .copied
+                .get(&(table.schema.clone(), table.name.clone()))
+                .is_some_and(|copied| copied.trigger_oid == table.trigger_oid)
+    }
+
+    fn is_held(&self, key: &(Name, u32)) -> bool {
+        let Some(held) = &self.held else { return false };
+        match self.asked.get(key) {
+            Some(now) => now.as_ref().is_some_and(|now| now.trigger_oid == held.trigger_oid),
+            None => held.now == key.0 || held.was.iter().any(|(name, _)| *name == key.0),
+        }
+    }
+
+    /// Were the statements that this transaction queued run before the stream was set back?
+    pub fn has_run(&self, xid: Xid) -> bool {
+        self.copied.get(&name_of("", "")).is_some_and(|statements| statements.snapshot.sees(xid))
+    }
+
+    /// From now on the table's changes are skipped, until the stream is set back to where it stands now.
+    pub fn hold(&mut self, client: &mut Client, table: &CapturedTable) -> Result<()> {
+        client
+            .execute(
+                "delete from pyreplica_agent.copied_table where agent = $1 and slave = $2 and trigger_oid = $3",
+                &[&self.agent, &self.slave, &table.trigger_oid],
+            )
+            .map_err(|e| {
+                Error::from_pg(
+                    format!("could not hold table {} on slave \"{}\"", table.full_name(), self.slave),
+                    e,
+                )
+            })?;
+        let (was, copied) = std::mem::take(&mut self.copied)
+            .into_iter()
+            .partition(|(_, copied)| copied.trigger_oid == table.trigger_oid);
+        self.copied = copied;
+        let now = name_of(&table.schema, &table.name);
+        self.held = Some(Held { now, trigger_oid: table.trigger_oid, was });
+        Ok(())
+    }
+
+    /// The rows of `copied_table` with which the stream is set back from a position at which all that `level` sees is
+    /// applied. Without a new copy the held table goes on with what it had.
+    pub fn rewound(
+        &self,
+        table: &CapturedTable,
+        copied: Option<&CopiedTable>,
+        level: &Snapshot,
+    ) -> Result<Vec<CopiedRow>> {
+        let row = |(schema, name): &Name, copied: &Copied, snapshot: &Snapshot| CopiedRow {
+            schema: schema.clone(),
+            name: name.clone(),
+            trigger_oid: copied.trigger_oid,
+            snapshot: snapshot.to_string(),
+            rows: copied.rows,
+        };
+        let mut rows: Vec<CopiedRow> = self
+            .copied
+            .iter()
+            .filter(|(_, copied)| level.includes(&copied.snapshot))
+            .map(|(name, copied)| row(name, copied, level))
+            .collect();
+        let statements = name_of("", "");
+        if !self.copied.contains_key(&statements) {
+            let none = Copied { trigger_oid: 0, snapshot: level.clone(), rows: None };
+            rows.push(row(&statements, &none, level));
+        }
+        match copied {
+            Some(new) => {
+                let copied = Copied::of(new)?;
+                rows.push(row(&name_of(&table.schema, &table.name), &copied, &copied.snapshot));
+            }
+            None => {
+                let was = self.held.iter().flat_map(|held| &held.was);
+                rows.extend(was.map(|(name, copied)| row(name, copied, &copied.snapshot)));
+            }
+        }
+        Ok(rows)
     }
 
     /// The captured tables that have to be copied. The others that were not known are settled here: a renamed table
@@ -214,13 +328,8 @@ impl Tables {
 
     /// The table has been copied, and that is on record.
     pub fn add_copied(&mut self, copied: &CopiedTable) -> Result<()> {
-        let CopiedTable { table, snapshot, rows } = copied;
-        let copied = Copied {
-            trigger_oid: table.trigger_oid,
-            snapshot: snapshot.parse()?,
-            rows: Some(i64::try_from(*rows).unwrap_or(i64::MAX)),
-        };
-        self.copied.insert((table.schema.clone(), table.name.clone()), copied);
+        let name = name_of(&copied.table.schema, &copied.table.name);
+        self.copied.insert(name, Copied::of(copied)?);
         Ok(())
     }
 
@@ -276,6 +385,7 @@ mod tests {
             initial: Initial::Copy,
             copied: HashMap::from([(name("t"), copied)]),
             asked: HashMap::from([((name("old"), 8), None), ((name("passing"), 7), Some(t_now))]),
+            held: None,
             unknown: None,
         };
         let check = |table, xid, gate| {
@@ -300,6 +410,26 @@ mod tests {
         assert_eq!(tables.gate("other", "t", 7, 20), Gate::Unknown);
         assert_eq!(tables.other_names("public", "t", 7), None);
         assert_eq!(tables.other_names("public", "passing", 7).unwrap()[0], name("t"));
+        let level = "21:21:".parse().unwrap();
+        let table = CapturedTable {
+            schema: "public".into(),
+            name: "u".into(),
+            trigger_oid: 2,
+            key_columns: vec!["id".into()],
+            partitioned: false,
+        };
+        let copied = CopiedTable { table: table.clone(), snapshot: "18:18:".into(), rows: 5 };
+        let mut rows: Vec<_> = tables.rewound(&table, Some(&copied), &level).unwrap();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        let shown: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.snapshot.as_str())).collect();
+        assert_eq!(shown, [("", "21:21:"), ("t", "21:21:"), ("u", "18:18:")]);
+        let early = "15:15:".parse().unwrap();
+        assert!(
+            tables.rewound(&table, None, &early).unwrap().iter().all(|row| row.name != "t"),
+            "t was copied later than that"
+        );
+        assert!(!tables.has_run(3));
+
         let captured = |name: &str, trigger_oid| CapturedTable {
             schema: "public".into(),
             name: name.into(),

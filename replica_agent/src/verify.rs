@@ -162,7 +162,7 @@ impl Outcome {
     }
 }
 
-fn choose(tables: Vec<CapturedTable>, wanted: &[String]) -> Result<Vec<CapturedTable>> {
+pub(crate) fn choose(tables: Vec<CapturedTable>, wanted: &[String]) -> Result<Vec<CapturedTable>> {
     if let Some(unknown) =
         wanted.iter().find(|wanted| !tables.iter().any(|table| table.full_name() == **wanted))
     {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pyreplica_tests::trio::Setup;
+use pyreplica_tests::trio::{Setup, Trio};
 use pyreplica_tests::wait::wait_for;
 
 const TABLE: &str = "create table t (id int primary key, v text)";
@@ -83,6 +83,149 @@ fn the_copy_command_makes_a_slave_anew() {
 fn the_copy_command_refuses_while_an_agent_runs() {
     let trio = Setup::new(TABLE).start();
     trio.agent.run(&["copy"]).expect_code(1);
+}
+
+const TWO_TABLES: &str =
+    "create table t (id int primary key, v text); create table u (id int primary key, v text)";
+
+#[test]
+fn one_table_is_copied_again_without_an_agent() {
+    for setup in [Setup::new(TWO_TABLES), Setup::new(TWO_TABLES).atomic()] {
+        let mut trio = setup.build();
+        trio.agent.run(&["copy", "--table", "public.t"]).expect_code(1).expect_text(&["no initial copy"]);
+        trio.master.run(
+            "insert into t select i, 'x' from generate_series(1, 1000) i; insert into u select * from t",
+        );
+        trio.once().expect_code(0);
+        trio.slaves[0].run("update t set v = 'wrong'; delete from t where id < 10; insert into t values (0)");
+        trio.master.run("update t set v = v || 'y'; update u set v = 'new'; delete from t where id = 1000");
+        trio.agent.run(&["copy", "--slave", "slave1", "--table", "public.t"]).expect_code(0);
+        trio.master.run("update t set v = v || 'z'");
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        trio.agent
+            .run(&["copy", "--table", "public.nothing"])
+            .expect_code(2)
+            .expect_text(&["public.nothing", "not captured"]);
+    }
+}
+
+/// Also when an assertion fails: the writers are to end.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes to both tables, rows numbered from `first` on, and queues statements as long as `work` goes on.
+fn while_written<T>(trio: &mut Trio, first: usize, work: impl FnOnce(&mut Trio) -> T) -> T {
+    let done = AtomicBool::new(false);
+    let master = trio.master.clone();
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            let (master, done) = (&master, &done);
+            scope.spawn(move || {
+                let mut session = master.session();
+                for i in (first + writer..).step_by(2) {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    session.run(&format!(
+                        "begin; update t set v = v || '{i}' where id = {i} % 1000 + 1;
+                         update u set v = v || '{i}' where id = {i} % 1000 + 1; commit;
+                         insert into t values ({i} + 10000); delete from u where id = {i} - 20 + 10000;
+                         insert into u values ({i} + 10000); select pg_sleep(0.003)"
+                    ));
+                    if i % 50 < 2 {
+                        session.run("insert into pyreplica.replica_log (sql) values ('update public.ran set n = n + 1'); insert into ran_here values (default)");
+                    }
+                }
+            });
+        }
+        let _ends = Ends(&done);
+        work(trio)
+    })
+}
+
+/// A slave in step, with a table that counts the statements it has run.
+fn written_to() -> Trio {
+    let mut trio = Setup::new(TWO_TABLES).slaves(1).build();
+    trio.slaves[0].run("create table ran (n int); insert into ran values (0)");
+    trio.master.run("create table ran_here (id serial); insert into t select i, 'x' from generate_series(1, 1000) i; insert into u select * from t");
+    trio.agent.start();
+    trio.catch_up();
+    trio
+}
+
+fn assert_nothing_twice(trio: &mut Trio) {
+    trio.catch_up_and_compare();
+    assert_eq!(trio.conflicts(0), [""; 0]);
+    assert_eq!(trio.slaves[0].value("select n from ran"), trio.master.value("select count(*) from ran_here"));
+    assert_eq!(trio.slaves[0].value("select count(*) from pyreplica_agent.copy_request"), "0");
+}
+
+#[test]
+fn one_table_is_copied_again_while_the_others_flow() {
+    let mut trio = written_to();
+    while_written(&mut trio, 0, |trio| {
+        for table in ["public.t", "public.u", "public.t"] {
+            trio.agent.run(&["copy", "--table", table]).expect_code(0);
+        }
+    });
+    assert_nothing_twice(&mut trio);
+    // The log is not kept for ever after.
+    trio.agent.stop();
+    trio.once().expect_code(0);
+    assert_nothing_twice(&mut trio);
+}
+
+#[test]
+fn a_copy_that_fails_leaves_the_table_in_step() {
+    let mut trio = written_to();
+    trio.slaves[0].run("alter table t add check (id <> 5000)");
+    trio.master.run("set session_replication_role = replica; insert into t values (5000)");
+    while_written(&mut trio, 0, |trio| {
+        trio.agent.run(&["copy", "--table", "public.t"]).expect_code(1).expect_text(&["t_id_check"]);
+    });
+    trio.master.run("set session_replication_role = replica; delete from t where id = 5000");
+    assert_nothing_twice(&mut trio);
+}
+
+#[test]
+fn an_agent_that_dies_while_it_copies_again_loses_nothing() {
+    for failpoint in [
+        "again.after_hold",
+        "again.after_copy",
+        "again.before_commit",
+        "again.after_commit",
+        "copy.after_commit",
+    ] {
+        eprintln!("failpoint {failpoint}");
+        let mut trio = written_to();
+        trio.agent.stop();
+        trio.agent.start_to_die_at(failpoint);
+        trio.catch_up();
+        while_written(&mut trio, 0, |trio| {
+            // Nobody serves the slave any more: the command does it itself.
+            trio.agent.run(&["copy", "--table", "public.t"]).expect_code(0);
+        });
+        assert!(!trio.agent.wait_exit().success());
+        trio.agent.start();
+        assert_nothing_twice(&mut trio);
+
+        // The same when another agent finds it.
+        trio.agent.stop();
+        trio.agent.start_to_die_at(failpoint);
+        trio.catch_up();
+        while_written(&mut trio, 1_000_000, |trio| {
+            trio.slaves[0].run(&format!("insert into pyreplica_agent.copy_request (agent, slave, schema_name, table_name) values ('{}', 'slave1', 'public', 'u')", trio.agent_name));
+            assert!(!trio.agent.wait_exit().success());
+            trio.agent.start();
+        });
+        assert_nothing_twice(&mut trio);
+    }
 }
 
 #[test]

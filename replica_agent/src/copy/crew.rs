@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use postgres::Client;
 
 use super::progress::{Progress, Size};
-use super::table::{copy_table, is_silent, Existing, Target};
+use super::table::{copy_table, is_silent, Manner, Target};
 use super::{CapturedTable, CopiedTable};
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
@@ -29,7 +29,7 @@ pub struct Crew<'a> {
 /// What the workers share.
 struct Work<'a> {
     crew: &'a Crew<'a>,
-    existing: Existing,
+    manner: Manner,
     left: Mutex<VecDeque<(CapturedTable, Size)>>,
     copied: Mutex<Vec<CopiedTable>>,
     error: Mutex<Option<Error>>,
@@ -43,7 +43,7 @@ impl Crew<'_> {
         master: &mut Client,
         slave: &mut Client,
         tables: Vec<CapturedTable>,
-        existing: Existing,
+        manner: Manner,
     ) -> (Vec<CopiedTable>, Result<()>) {
         let (queue, workers) = match self.plan(master, slave, tables) {
             Ok(plan) => plan,
@@ -52,7 +52,7 @@ impl Crew<'_> {
         let sizes: Vec<Size> = queue.iter().map(|(_, size)| *size).collect();
         let work = Work {
             crew: self,
-            existing,
+            manner,
             left: Mutex::new(queue),
             copied: Mutex::default(),
             error: Mutex::default(),
@@ -120,7 +120,7 @@ impl Work<'_> {
         let target = Target {
             agent: self.crew.config.agent_name(),
             slave: &self.crew.slave.name,
-            existing: self.existing,
+            manner: self.manner,
         };
         while let Some((table, size)) = self.next() {
             let progress = self.progress.table(size);

@@ -10,20 +10,21 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::wake::Stop;
 
-/// What to do with rows that the slave's table holds already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// They are somebody's.
-    Refuse,
-    /// They are those of an earlier copy, or nobody wants them.
-    Replace,
+pub enum Manner {
+    /// Rows that are there already are somebody's: refused.
+    First,
+    /// Rows that are there are replaced.
+    Again,
+    /// The same, while a stream goes on that leaves the table alone: its owner records the copy.
+    Aside,
 }
 
 /// Whose slave it is that gets the table.
 pub(super) struct Target<'a> {
     pub agent: &'a str,
     pub slave: &'a str,
-    pub existing: Existing,
+    pub manner: Manner,
 }
 
 /// Copies one captured table under its own snapshot and commits it with its `copied_table` row on the slave.
@@ -48,9 +49,13 @@ pub(super) fn copy_table(
     let only = only_if_plain(slave, table, target.slave)?;
     let Columns { list, format } = Columns::choose(&mut from, slave, table).map_err(on_master)?;
     let mut to = begin_locked(slave, table, Side::Slave, stop, &on_slave)?;
-    match target.existing {
-        Existing::Refuse => refuse_filled(&mut to, only, table, target.slave)?,
-        Existing::Replace => empty(&mut to, only, table).map_err(on_slave)?,
+    match target.manner {
+        Manner::First => refuse_filled(&mut to, only, table, target.slave)?,
+        Manner::Again => empty(&mut to, only, table).map_err(on_slave)?,
+        Manner::Aside => {
+            still_held(&mut to, target, table)?;
+            empty(&mut to, only, table).map_err(on_slave)?;
+        }
     }
 
     let source = if table.partitioned {
@@ -75,11 +80,13 @@ pub(super) fn copy_table(
     }
 
     let rows = i64::try_from(sent.rows).unwrap_or(i64::MAX);
-    to.execute(
-        include_str!("../sql/copied_table.sql"),
-        &[&target.agent, &target.slave, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
-    )
-    .map_err(on_slave)?;
+    if target.manner != Manner::Aside {
+        to.execute(
+            include_str!("../sql/copied_table.sql"),
+            &[&target.agent, &target.slave, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
+        )
+        .map_err(on_slave)?;
+    }
     failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave)?;
     failpoint::hit("copy.after_commit");
@@ -189,6 +196,22 @@ fn refuse_filled(to: &mut Transaction, only: &str, table: &CapturedTable, slave_
         "TRUNCATE the table on the slave, or use \"replica_agent copy\", which empties all captured tables \
          there, or set initial = \"current\" if both sides are in step.",
     ))
+}
+
+/// With the table locked: another life of the agent may have copied and recorded it while we waited.
+fn still_held(to: &mut Transaction, target: &Target, table: &CapturedTable) -> Result<()> {
+    let recorded: bool = to
+        .query_one(
+            "select exists (select from pyreplica_agent.copied_table
+                             where agent = $1 and slave = $2 and trigger_oid = $3)",
+            &[&target.agent, &target.slave, &table.trigger_oid],
+        )
+        .map_err(|e| Error::from_pg(format!("could not copy table \"{}\" again", table.full_name()), e))?
+        .get(0);
+    match recorded {
+        true => Err(stopped(&table.full_name())),
+        false => Ok(()),
+    }
 }
 
 /// Empties the table. TRUNCATE may not do it (another table refers to this one, or the right is lacking) where DELETE can,

@@ -16,7 +16,8 @@ create table if not exists pyreplica_agent.position (
     constraint position_pkey primary key (agent, slave)
 ) with (fillfactor = 20);
 
--- Tables whose rows have been copied. Changes by transactions that the snapshot sees are in the copy.
+-- Tables whose rows have been copied. (The row without names is of queued statements, which a stream that was set back
+-- does not run again.) Changes by transactions that the snapshot sees are in the copy.
 create table if not exists pyreplica_agent.copied_table (
     agent       text        not null,
     slave       text        not null,
@@ -36,6 +37,17 @@ create table if not exists pyreplica_agent.pending_schema (
     slave     text    not null,
     late      boolean not null, -- when all tables are of one moment: foreign keys
     statement text    not null
+);
+
+-- Tables that are to be copied again while the others are served.
+create table if not exists pyreplica_agent.copy_request (
+    agent        text        not null,
+    slave        text        not null,
+    schema_name  text        not null,
+    table_name   text        not null,
+    requested_at timestamptz not null default clock_timestamp(),
+    error        text,                 -- why it was given up
+    constraint copy_request_pkey primary key (agent, slave, schema_name, table_name)
 );
 
 -- Changes that did not find the row they expected, or that stopped the slave.
