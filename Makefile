@@ -3,7 +3,8 @@
 # PG_CONFIG   of the PostgreSQL to build for (default: Debian's PostgreSQL 15)
 # PREFIX      where `make install` puts the agent (default: /usr/local)
 # TEST        run only the server tests whose names contain this
-# BENCH       run only this benchmark; ONLY: only the parts of it that these words name (an unknown word lists them)
+# BENCH       run only this benchmark: capture_overhead, capture_instructions
+# ONLY        only the parts of it that these words name (an unknown word lists them)
 # ROUNDS      of each benchmark (default 5)
 # RESULTS     not empty: write the results to benches/RESULTS.md
 
@@ -24,8 +25,8 @@ TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))
 help:
 	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
 	@echo 'make test      all tests, on private servers'
-	@echo 'make check     format, lints and the tests that need no server'
-	@echo 'make bench     what capture costs a writer (BENCH=capture_overhead ONLY="bulk update" ROUNDS=5)'
+	@echo 'make check     format, lints, instruction counts and the tests that need no server'
+	@echo 'make bench     what capture costs a writer (BENCH=capture_overhead ONLY="update slony" ROUNDS=5)'
 	@echo 'make bench-peers  installs what the benchmarks compare us with: Slony-I, PgQ, Bucardo, plpython3'
 	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent into PREFIX/bin'
 	@echo 'make package   both as an archive under target/'
@@ -48,6 +49,7 @@ check:
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	@scripts/lint-extension.sh
+	@scripts/check-instructions.sh
 	cargo test --quiet
 
 deps:

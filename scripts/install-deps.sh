@@ -29,7 +29,7 @@ command -v cargo >/dev/null 2>&1 || {
     exit 1
 }
 
-packages="gcc libc6-dev pkg-config libssl-dev"
+packages="gcc libc6-dev pkg-config libssl-dev valgrind"
 if [ "$1" = peers ]; then
     # Slony-I, PgQ, Bucardo and what its functions are written in, plpython3 for the trigger of the original.
     packages="slony1-2-bin postgresql-$PG-slony1-2 postgresql-$PG-pgq3 bucardo postgresql-plperl-$PG postgresql-plpython3-$PG"

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::variant::{self, Variant, VARIANTS};
 use crate::workload::{self, Workload, WORKLOADS};
-use crate::{start_server, SETTINGS};
+use crate::{medians_of, start_server, SETTINGS};
 
 /// A variant, set up in a database of its own, and the session that runs the statements.
 struct Contestant {
@@ -91,34 +91,38 @@ fn set_up(arguments: &Arguments) -> (Vec<Contestant>, Vec<String>, Vec<Arc<Clust
 
 /// The command that installs what a variant lacks.
 fn lacks(variant: &Variant, db: &Db) -> Option<String> {
-    (!(variant.is_there)(db)).then(|| format!("make bench-peers, or apt-get install {}", variant.packages))
+    (!(variant.is_there)(db))
+        .then(|| format!("make bench-peers, or apt-get install --no-install-recommends {}", variant.packages))
 }
 
 fn measure(contestant: &mut Contestant, workload: &Workload) -> Sample {
+    const WAL: &str = "select pg_current_wal_insert_lsn() - '0/0'";
     let Contestant { variant, session, pid, .. } = contestant;
+    let sizes: Vec<String> =
+        variant.log.iter().map(|t| format!(" + pg_total_relation_size('{t}')")).collect();
+    let log_size = format!("select 0{}", sizes.concat());
     workload::prepare(session, workload);
     let statement = workload::statement(session, workload);
-    let log_size = match variant.log {
-        [] => "select 0".to_owned(),
-        tables => format!(
-            "select {}",
-            tables.iter().map(|t| format!("pg_total_relation_size('{t}')")).collect::<Vec<_>>().join(" + ")
-        ),
-    };
-    let mut number = |sql: &str| -> f64 { session.rows(sql).join("").parse().expect("a number") };
-    let log_before = number(&log_size);
-    let wal_before = number("select pg_current_wal_insert_lsn() - '0/0'");
+
+    let log_before = number(session, &log_size);
+    let wal_before = number(session, WAL);
     let cpu_before = cpu_seconds(*pid);
     let seconds = time(|| session.run(&statement)).as_secs_f64();
-    let cpu = cpu_seconds(*pid) - cpu_before;
-    let mut number = |sql: &str| -> f64 { session.rows(sql).join("").parse().expect("a number") };
-    let wal = number("select pg_current_wal_insert_lsn() - '0/0'") - wal_before;
-    let log = number(&log_size) - log_before;
-    let payload = number(variant.payload);
+    let sample = Sample {
+        seconds,
+        cpu: cpu_seconds(*pid) - cpu_before,
+        wal: number(session, WAL) - wal_before,
+        log: number(session, &log_size) - log_before,
+        payload: number(session, variant.payload),
+    };
     if !variant.clean.is_empty() {
         session.run(variant.clean);
     }
-    Sample { seconds, cpu, wal, log, payload }
+    sample
+}
+
+fn number(session: &mut Session, sql: &str) -> f64 {
+    session.rows(sql).join("").parse().expect("a number")
 }
 
 fn section(
@@ -128,9 +132,7 @@ fn section(
     samples: &[Vec<Vec<Sample>>],
     missing: Vec<String>,
 ) -> Section {
-    let mut about = vec![format!(
-        "{SETTINGS} Medians of {rounds} rounds; ratios and differences are medians within a round. No agent runs."
-    )];
+    let mut about = vec![SETTINGS.to_owned(), medians_of(rounds), "No agent runs.".to_owned()];
     about.extend(workloads.iter().map(|w| format!("* {}: {}.", w.name, w.about)));
     about.extend(contestants.iter().map(|c| format!("* {}: {}.", c.variant.name, c.variant.about)));
     about.extend(missing);
@@ -157,20 +159,19 @@ fn section(
         0.0 => "-".to_owned(),
         bytes => format!("{bytes:.0}"),
     };
-    let more = |w: usize, i: usize| {
+    let more = |w: usize, i: usize, of: &dyn Fn(&Sample) -> f64| {
         let base = &samples[w][contestants[i].base];
-        1e6 * paired(&samples[w][i], base, |s, b| s.seconds - b.seconds) / f64::from(workloads[w].rows)
+        1e6 * paired(&samples[w][i], base, |s, b| of(s) - of(b)) / f64::from(workloads[w].rows)
+    };
+    let more_cell = |w: usize, i: usize, of: &dyn Fn(&Sample) -> f64| match contestants[i].base {
+        base if base == i => "-".to_owned(),
+        _ => format!("{:.2}", more(w, i, of)),
     };
     let tables = vec![
         cells("Time, as a ratio to no trigger", &|w, i| ratio(w, i, &|s| s.seconds)),
         cells("Processor time of the backend, as a ratio to no trigger", &|w, i| ratio(w, i, &|s| s.cpu)),
-        cells("More time per row, microseconds", &|w, i| {
-            if contestants[i].base == i {
-                "-".to_owned()
-            } else {
-                format!("{:.2}", more(w, i))
-            }
-        }),
+        cells("More time per row, microseconds", &|w, i| more_cell(w, i, &|s| s.seconds)),
+        cells("More processor time per row, microseconds", &|w, i| more_cell(w, i, &|s| s.cpu)),
         cells("Log, bytes per row: tables with their indexes", &|w, i| per_row(w, i, &|s| s.log)),
         cells("Log, bytes per row: the changes alone", &|w, i| per_row(w, i, &|s| s.payload)),
         cells("WAL, bytes per row, that of the table itself included", &|w, i| per_row(w, i, &|s| s.wal)),
@@ -184,7 +185,8 @@ fn section(
                 "base": contestants[contestant.base].variant.name,
                 "ratio": paired(&samples[w][i], &samples[w][contestant.base], |s, b| s.seconds / b.seconds),
                 "cpu_ratio": paired(&samples[w][i], &samples[w][contestant.base], |s, b| s.cpu / b.cpu),
-                "more_microseconds_per_row": more(w, i),
+                "more_microseconds_per_row": more(w, i, &|s| s.seconds),
+                "more_cpu_microseconds_per_row": more(w, i, &|s| s.cpu),
                 "seconds": series(&|s| s.seconds), "cpu_seconds": series(&|s| s.cpu),
                 "wal_bytes": series(&|s| s.wal), "log_bytes": series(&|s| s.log),
                 "payload_bytes": series(&|s| s.payload),

@@ -14,19 +14,18 @@ mod variant;
 mod workload;
 mod writers;
 
-use std::process::Command;
 use std::sync::Arc;
 
 use pyreplica_benches::arguments::Arguments;
 use pyreplica_benches::report::Report;
-use pyreplica_tests::cluster::{run, Cluster};
+use pyreplica_tests::cluster::Cluster;
 
 const SECTIONS: [&str; 4] = ["bulk", "tpcb", "writers", "memory"];
 
 fn main() {
     let (workloads, variants) = (workload::names(), variant::names());
     let arguments = Arguments::parse(&[&SECTIONS[..], &workloads, &variants].concat());
-    let mut report = Report::new("capture_overhead", version());
+    let mut report = Report::new("capture_overhead");
     let bulk_only = arguments.any(&workloads) || arguments.any(&variants);
     let wants = |section: &str| match section {
         "bulk" if bulk_only => true,
@@ -68,9 +67,7 @@ fn start_server(name: &str, more: &[(&str, &str)]) -> Arc<Cluster> {
 const SETTINGS: &str =
     "Settings: fsync on, synchronous_commit on, shared_buffers 1 GB, no timed checkpoints, no autovacuum.";
 
-/// For people: the PostgreSQL that runs.
-fn version() -> String {
-    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
-    let version = run(Command::new(pg_config).arg("--version"));
-    version.split(" (").next().unwrap_or(&version).trim().to_owned()
+/// For people: how the figures come about.
+fn medians_of(rounds: usize) -> String {
+    format!("Medians of {rounds} rounds; ratios and differences are medians within a round.")
 }

@@ -1,5 +1,6 @@
 //! Section memory: how much a backend takes for its own in transactions of many rows or savepoints.
 
+use pyreplica_benches::empty_trigger;
 use pyreplica_benches::process::peak_memory;
 use pyreplica_benches::report::Section;
 use pyreplica_benches::table::Table;
@@ -7,7 +8,6 @@ use pyreplica_tests::db::{Db, Session};
 use serde_json::json;
 
 use crate::start_server;
-use crate::variant::{attach_empty_trigger, create_empty_trigger};
 
 const VARIANTS: [&str; 3] = ["none", "empty", "pyreplica"];
 
@@ -68,9 +68,10 @@ pub fn run() -> Section {
         })
     });
     let limit = dbs[2].value("show pyreplica.buffer_size");
-    let mut about = vec![format!(
-        "Most memory that is the backend's own (RssAnon), in MiB, at one run each; pyreplica.buffer_size is {limit}."
-    )];
+    let mut about = vec![
+        "Most memory that is the backend's own (RssAnon), in MiB, at one run each.".to_owned(),
+        format!("pyreplica.buffer_size is {limit}."),
+    ];
     about.extend(WORKLOADS.iter().map(|w| format!("* {}: {}.", w.name, w.about)));
     about.push("An empty trigger has PostgreSQL's trigger queue in memory, as ours has.".to_owned());
     let mut table = Table::new(
@@ -94,8 +95,8 @@ fn create(db: Db, variant: &str) -> Db {
     db.run("create table m (id int primary key, a text)");
     match variant {
         "empty" => {
-            create_empty_trigger(&db);
-            attach_empty_trigger(&db, "m");
+            empty_trigger::create(&db);
+            empty_trigger::attach(&db, "m");
         }
         "pyreplica" => db.run("create extension pyreplica; select pyreplica.add_table('m')"),
         _ => {}

@@ -13,7 +13,7 @@ use pyreplica_tests::keeper;
 use pyreplica_tests::trio::{Setup, Trio};
 use serde_json::json;
 
-use crate::{start_server, SETTINGS};
+use crate::{medians_of, start_server, SETTINGS};
 
 const SCALE: u32 = 10;
 const CLIENTS: [u32; 3] = [1, 4, 16];
@@ -169,10 +169,12 @@ fn empty_log(db: &Db, logged: &mut Logged) {
 
 fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged) -> Section {
     let (payload, size) = (logged.payload / logged.transactions, logged.size / logged.transactions);
-    let mut about = vec![format!(
-        "pgbench, TPC-B of scale {SCALE}, {SECONDS} s each. {SETTINGS} Medians of {rounds} rounds, ratios within a round. \
-         pgbench, agent and slave share the machine's processors with the master."
-    )];
+    let mut about = vec![
+        format!("pgbench, TPC-B of scale {SCALE}, {SECONDS} s each."),
+        SETTINGS.to_owned(),
+        "pgbench, agent and slave share the machine's processors with the master.".to_owned(),
+        medians_of(rounds),
+    ];
     about.extend(VARIANTS.iter().map(|(_, name, what)| format!("* {name}: {what}.")));
     about.push(format!(
         "A transaction logs {payload:.0} bytes of changes, which take {size:.0} bytes with the log's rows and indexes."

@@ -10,7 +10,7 @@ use pyreplica_benches::{median, paired, rounds, time, turns};
 use pyreplica_tests::db::Db;
 use serde_json::json;
 
-use crate::{start_server, SETTINGS};
+use crate::{medians_of, start_server, SETTINGS};
 
 const WRITERS: [usize; 4] = [1, 2, 4, 8];
 const STATEMENTS: usize = 3;
@@ -105,14 +105,11 @@ fn measure(db: &Db, writers: usize, waits: &mut Waits, ours: &mut Waits) {
 
 fn section(rounds: usize, rates: &[[Vec<f64>; 2]], waits: &[[Waits; 2]], ours: &[Waits]) -> Section {
     let about = vec![
-        format!(
-            "{STATEMENTS} INSERT ... SELECT of {ROWS} rows by each writer into a table of its own. {SETTINGS} \
-             Medians of {rounds} rounds, ratios within a round."
-        ),
-        format!(
-            "A look every {} ms, waits of all rounds together; ours are those for a lock on a relation of schema pyreplica.",
-            INTERVAL.as_millis()
-        ),
+        format!("{STATEMENTS} INSERT ... SELECT of {ROWS} rows by each writer into a table of its own."),
+        SETTINGS.to_owned(),
+        medians_of(rounds),
+        format!("Waits: a look every {} ms, all rounds together.", INTERVAL.as_millis()),
+        "Ours are waits for a lock on a relation of schema pyreplica.".to_owned(),
     ];
     let mut speed = Table::new(
         "Rows per second of all writers together",

@@ -6,6 +6,7 @@
 
 pub mod arguments;
 pub mod consumer;
+pub mod empty_trigger;
 pub mod process;
 pub mod report;
 pub mod table;

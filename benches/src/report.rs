@@ -23,14 +23,16 @@ pub struct Section {
 
 pub struct Report {
     benchmark: &'static str,
-    server: String,
+    /// Of the machine when the benchmark began: what others do to it.
+    load: String,
     sections: Vec<Section>,
 }
 
 impl Report {
-    /// `server` names the version of PostgreSQL.
-    pub fn new(benchmark: &'static str, server: String) -> Self {
-        Self { benchmark, server, sections: Vec::new() }
+    pub fn new(benchmark: &'static str) -> Self {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default().to_owned();
+        Self { benchmark, load, sections: Vec::new() }
     }
 
     /// Prints a section and keeps it.
@@ -51,8 +53,8 @@ impl Report {
             })
             .collect();
         let all = json!({
-            "benchmark": self.benchmark, "date": date(), "commit": commit(), "server": self.server,
-            "machine": machine(), "sections": sections,
+            "benchmark": self.benchmark, "date": date(), "commit": commit(), "server": server(),
+            "machine": machine(), "load_average_before": self.load, "sections": sections,
         });
         let path = target_dir().join(format!("{}.json", self.benchmark));
         fs::write(&path, format!("{all:#}\n")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -70,7 +72,8 @@ impl Report {
     }
 
     fn markdown(&self, section: &Section) -> String {
-        let mut text = format!("{}, commit {}, {}, {}.\n", date(), commit(), self.server, machine());
+        let mut text = format!("{}, commit {}, {}, {}.\n", date(), commit(), server(), machine());
+        text += &format!("Load average before: {}.\n", self.load);
         section.about.iter().for_each(|line| text += &format!("{line}\n"));
         section.tables.iter().for_each(|table| text += &format!("\n{}", table.markdown()));
         text
@@ -102,6 +105,13 @@ fn split_before<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
     starts.extend(text.match_indices(&format!("\n{mark}")).map(|(i, _)| i + 1));
     starts.push(text.len());
     starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+/// The PostgreSQL that runs.
+fn server() -> String {
+    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| "pg_config".into());
+    let version = run(Command::new(pg_config).arg("--version"));
+    version.split(" (").next().unwrap_or(&version).trim().to_owned()
 }
 
 fn date() -> String {

@@ -5,7 +5,7 @@
 //! ourselves. Unix sockets are trusted; TCP asks for a password. Dropped, or left by a process that died (see
 //! `keeper`), it stops at once and its files are removed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
@@ -165,6 +165,14 @@ impl Cluster {
         tail(&self.log(), 20)
     }
 
+    /// A backend without a server (`postgres --single`) on a data directory of the stopped server or a copy of it;
+    /// `wrapper` is the program, with arguments, that is to run it.
+    pub fn single_backend(&self, wrapper: &[String], data: &Path, database: &str) -> Command {
+        let mut command = self.wrapped_command(wrapper, "postgres");
+        command.args(["--single", "-F", "-D"]).arg(data).arg(database);
+        command
+    }
+
     fn end(&self, signal: &str) {
         let Some(mut child) = self.server.lock().expect("server").take() else { return };
         send_signal(child.id(), signal);
@@ -173,18 +181,22 @@ impl Cluster {
     }
 
     fn command(&self, program: &str) -> Command {
-        let path = bindir().join(program);
-        let mut command = match run_as() {
-            // setpriv replaces itself by the program, so that the pid is the server's.
+        self.wrapped_command(&[], program)
+    }
+
+    fn wrapped_command(&self, wrapper: &[String], program: &str) -> Command {
+        // setpriv replaces itself by the program, so that the pid is the server's.
+        let mut words: Vec<OsString> = match run_as() {
             Some(user) => {
-                let mut command = Command::new("setpriv");
-                command
-                    .args([&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups"])
-                    .arg(path);
-                command
+                let user = [format!("--reuid={user}"), format!("--regid={user}")];
+                ["setpriv", &user[0], &user[1], "--init-groups"].map(OsString::from).to_vec()
             }
-            None => Command::new(path),
+            None => Vec::new(),
         };
+        words.extend(wrapper.iter().map(OsString::from));
+        words.push(bindir().join(program).into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         // The environment of whoever runs the tests must not reach into the server.
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("PG")) {
             command.env_remove(key);
@@ -193,7 +205,7 @@ impl Cluster {
         command
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
 
