@@ -68,14 +68,13 @@ impl Progress {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(self.done.load(Ordering::Relaxed).min(self.total));
-                bar.set_message(self.line());
+                bar.set_message(self.short_line());
             }
             None => log::info!("{}", self.line()),
         }
     }
 
     fn line(&self) -> String {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let took = self.began.elapsed();
         let mut line = format!(
             "slave \"{}\": copying, {} of {} tables, {}",
@@ -84,11 +83,31 @@ impl Progress {
             self.tables,
             summary(load(&self.rows), load(&self.bytes), took)
         );
-        if let Some(left) = time_left(load(&self.done), self.total, took) {
-            let share = load(&self.done) * 100 / self.total.max(1);
-            line.push_str(&format!(", {share} %, {} left", clock(left)));
+        if let Some(share) = self.share_and_time_left(took) {
+            line.push_str(&format!(", {share}"));
         }
         line
+    }
+
+    /// Beside the bar, in what 80 columns leave; what matters most comes first.
+    fn short_line(&self) -> String {
+        let took = self.began.elapsed();
+        let seconds = took.as_secs_f64();
+        format!(
+            "{}: {}, {:.0} rows/s, {:.1} MB/s, {}/{} tables",
+            self.slave,
+            self.share_and_time_left(took).unwrap_or_else(|| "copying".to_owned()),
+            load(&self.rows) as f64 / seconds,
+            load(&self.bytes) as f64 / 1e6 / seconds,
+            load(&self.tables_done),
+            self.tables
+        )
+    }
+
+    fn share_and_time_left(&self, took: Duration) -> Option<String> {
+        let done = load(&self.done);
+        let left = time_left(done, self.total, took)?;
+        Some(format!("{} %, {} left", done * 100 / self.total.max(1), clock(left)))
     }
 }
 
@@ -133,6 +152,10 @@ impl TableProgress<'_> {
     }
 }
 
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
 /// How much of a table's size has gone over: by its rows where they are estimated, else by bytes.
 fn expected(size: Size, rows: u64, bytes: u64) -> u64 {
     let done = match size.rows {
@@ -172,7 +195,7 @@ fn summary(rows: u64, bytes: u64, took: Duration) -> String {
 /// A bar below those of the slaves that are copied at the same time.
 fn bar(total: u64) -> ProgressBar {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
-    let style = ProgressStyle::with_template("[{bar:20}] {wide_msg}")
+    let style = ProgressStyle::with_template("[{bar:12}] {wide_msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
     BARS.get_or_init(MultiProgress::new).add(ProgressBar::new(total).with_style(style))
@@ -208,5 +231,6 @@ mod tests {
         one.finish();
         assert_eq!(progress.done.load(Ordering::Relaxed), 2500);
         assert!(progress.line().contains("1 of 2 tables, 12 rows"), "{}", progress.line());
+        assert!(progress.short_line().ends_with("1/2 tables"), "{}", progress.short_line());
     }
 }
