@@ -96,7 +96,9 @@ impl Reporter {
 
     /// A batch was committed, and no crash can undo it; `more`: it was cut, there is more to read.
     pub fn moved(&mut self, control: &mut Control, position: &Position, more: bool) -> Result<()> {
-        if !self.held {
+        if self.held {
+            self.reported = Instant::now();
+        } else {
             self.news = Some(position.clone());
         }
         self.volatile = false;
