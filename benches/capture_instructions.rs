@@ -113,9 +113,7 @@ fn main() {
     if guarding {
         guard(&workloads, &counted);
     } else {
-        let mut report = Report::new("capture_instructions");
-        report.add(section(&workloads, &counted));
-        report.finish(arguments.results);
+        Report::new("capture_instructions", arguments.results).add(section(&workloads, &counted));
     }
 }
 

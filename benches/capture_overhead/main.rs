@@ -25,7 +25,7 @@ const SECTIONS: [&str; 4] = ["bulk", "tpcb", "writers", "memory"];
 fn main() {
     let (workloads, variants) = (workload::names(), variant::names());
     let arguments = Arguments::parse(&[&SECTIONS[..], &workloads, &variants].concat());
-    let mut report = Report::new("capture_overhead");
+    let mut report = Report::new("capture_overhead", arguments.results);
     let bulk_only = arguments.any(&workloads) || arguments.any(&variants);
     let wants = |section: &str| match section {
         "bulk" if bulk_only => true,
@@ -47,7 +47,6 @@ fn main() {
     if wants("memory") {
         report.add(memory::run());
     }
-    report.finish(arguments.results);
 }
 
 /// A server as an installation has it, without what comes by the clock: autovacuum and timed checkpoints.

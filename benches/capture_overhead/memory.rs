@@ -67,7 +67,9 @@ pub fn run() -> Section {
             measure(db, workload)
         })
     });
-    let limit = dbs[2].value("show pyreplica.buffer_size");
+    let mut session = dbs[2].session();
+    session.run("load 'pyreplica'");
+    let limit = session.rows("show pyreplica.buffer_size").join("");
     let mut about = vec![
         "Most memory that is the backend's own (RssAnon), in MiB, at one run each.".to_owned(),
         format!("pyreplica.buffer_size is {limit}."),

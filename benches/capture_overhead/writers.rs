@@ -20,12 +20,14 @@ const VARIANTS: [&str; 2] = ["none", "pyreplica"];
 /// A backend that waits for nothing.
 const RUNNING: &str = "running";
 
-/// The wait event of each active backend, and the relation of ours, if any, that it waits to lock.
+/// The wait event of each active backend, and which lock of ours, if any, it waits for: on a relation of our schema,
+/// or on the database, which NOTIFY takes.
 const LOOK: &str = "
     select coalesce(wait_event_type || ' ' || wait_event, 'running'),
-           coalesce((select locktype || ' of ' || relname
-                       from pg_locks l join pg_class c on c.oid = relation
-                      where l.pid = a.pid and not granted and relnamespace = to_regnamespace('pyreplica')), '')
+           coalesce((select coalesce(locktype || ' of ' || relname, 'NOTIFY')
+                       from pg_locks l left join pg_class c on c.oid = relation
+                      where l.pid = a.pid and not granted
+                        and (relnamespace = to_regnamespace('pyreplica') or classid = 'pg_database'::regclass)), '')
       from pg_stat_activity a
      where datname = current_database() and state = 'active' and pid <> pg_backend_pid()";
 
@@ -109,7 +111,8 @@ fn section(rounds: usize, rates: &[[Vec<f64>; 2]], waits: &[[Waits; 2]], ours: &
         SETTINGS.to_owned(),
         medians_of(rounds),
         format!("Waits: a look every {} ms, all rounds together.", INTERVAL.as_millis()),
-        "Ours are waits for a lock on a relation of schema pyreplica.".to_owned(),
+        "Ours are waits for a lock on a relation of schema pyreplica, or for the one that NOTIFY takes."
+            .to_owned(),
     ];
     let mut speed = Table::new(
         "Rows per second of all writers together",

@@ -3,11 +3,11 @@
 //! RESULTS.md has one heading for each section of each benchmark; a run replaces those that it ran.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pyreplica_tests::cluster::run;
-use serde_json::{json, Value};
+use serde_json::{json, Map, Value};
 
 use crate::table::Table;
 
@@ -25,48 +25,38 @@ pub struct Report {
     benchmark: &'static str,
     /// Of the machine when the benchmark began: what others do to it.
     load: String,
-    sections: Vec<Section>,
+    /// Whether to bring RESULTS.md up to date.
+    results: bool,
+    sections: Map<String, Value>,
 }
 
 impl Report {
-    pub fn new(benchmark: &'static str) -> Self {
+    pub fn new(benchmark: &'static str, results: bool) -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().unwrap_or_default().to_owned();
-        Self { benchmark, load, sections: Vec::new() }
+        Self { benchmark, load, results, sections: Map::new() }
     }
 
-    /// Prints a section and keeps it.
+    /// Prints a section, writes it to the JSON file with those before it, and to RESULTS.md if wanted.
     pub fn add(&mut self, section: Section) {
         println!("\n== {}/{}", self.benchmark, section.name);
         section.about.iter().for_each(|line| println!("{line}"));
         section.tables.iter().for_each(|table| print!("\n{}", table.text()));
-        self.sections.push(section);
-    }
 
-    /// Writes the JSON file, and RESULTS.md if wanted.
-    pub fn finish(self, results: bool) {
-        let sections: serde_json::Map<String, Value> = self
-            .sections
-            .iter()
-            .map(|section| {
-                (section.name.to_owned(), json!({"about": section.about, "figures": section.json}))
-            })
-            .collect();
+        let figures = json!({"about": section.about, "figures": section.json});
+        self.sections.insert(section.name.to_owned(), figures);
         let all = json!({
             "benchmark": self.benchmark, "date": date(), "commit": commit(), "server": server(),
-            "machine": machine(), "load_average_before": self.load, "sections": sections,
+            "machine": machine(), "load_average_before": self.load, "sections": self.sections,
         });
         let path = target_dir().join(format!("{}.json", self.benchmark));
-        fs::write(&path, format!("{all:#}\n")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        write(&path, &format!("{all:#}\n"));
         println!("\nall figures: {}", path.display());
-        if results {
+        if self.results {
             let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md"));
-            let mut text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            for section in &self.sections {
-                let heading = format!("{}/{}", self.benchmark, section.name);
-                text = replace_section(&text, &heading, &self.markdown(section));
-            }
-            fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let heading = format!("{}/{}", self.benchmark, section.name);
+            write(&path, &replace_section(&text, &heading, &self.markdown(&section)));
             println!("brought up to date: {}", path.display());
         }
     }
@@ -78,6 +68,10 @@ impl Report {
         section.tables.iter().for_each(|table| text += &format!("\n{}", table.markdown()));
         text
     }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
 /// `text` with the section under `## heading` replaced, or added at the end.
