@@ -9,6 +9,7 @@ mod capture;
 mod ordering;
 mod replay;
 mod savepoints;
+mod speed;
 mod tables;
 mod types;
 #[cfg(test)]
