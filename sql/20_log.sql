@@ -13,6 +13,9 @@ create sequence pyreplica.log_id as bigint cache 1;
 -- does no harm, since rotation empties a table only under a lock that every writer of it has released.
 create sequence pyreplica.log_current as bigint minvalue 0 maxvalue 2 start 0 cache 1;
 
+-- Counts the times that a reader of the log lay down to sleep: a session notifies once for each.
+create sequence pyreplica.log_sleep as bigint cache 1;
+
 create table pyreplica.log_0 (
     id       bigint      not null,
     xid      xid8        not null,

@@ -157,7 +157,7 @@ fn read(
                 hand_on(Item::Level)?;
             }
             select! {
-                recv(news) -> _ => {}
+                recv(news) -> _ => rest.woken(),
                 recv(quit) -> _ => return Ok(()),
                 // What cannot notify (a prepared transaction) is found by the timer.
                 default(wait) => {}

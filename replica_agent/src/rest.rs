@@ -64,6 +64,8 @@ pub struct Rest {
     quiet: Instant,
     asleep: Option<Instant>,
     short: bool,
+    /// By a NOTIFY, which a session sends once for each time that we are armed.
+    woken: bool,
 }
 
 impl Rest {
@@ -78,6 +80,7 @@ impl Rest {
             quiet: now,
             asleep: None,
             short: false,
+            woken: false,
         }
     }
 
@@ -90,6 +93,11 @@ impl Rest {
         }
     }
 
+    /// A NOTIFY came.
+    pub fn woken(&mut self) {
+        self.woken = true;
+    }
+
     /// All there was has been read, by a reader that is `armed` or not. `arm` asks for the state of the log; given
     /// slow transactions it arms the reader, unless others are about to commit.
     pub fn next(
@@ -98,11 +106,12 @@ impl Rest {
         now: Instant,
         arm: impl FnOnce(Option<&[String]>) -> Result<Probe>,
     ) -> Result<Step> {
-        if armed && self.slow.is_empty() {
+        if armed && self.slow.is_empty() && !std::mem::take(&mut self.woken) {
             return Ok(self.sleep(now, self.timer));
         }
         let quiet = now.saturating_duration_since(self.quiet);
         let may_sleep = armed || !self.short || quiet >= SHORT_SLEEP;
+        self.woken = false;
         let probe = arm(may_sleep.then_some(&self.slow))?;
         let changed = probe.state != self.state;
         self.state = probe.state;

@@ -40,6 +40,9 @@ struct Capture {
     /// The chunk table that this transaction writes to, once it has.
     table: Option<usize>,
     truncate: Option<OpenTruncate>,
+    /// Number of the last sleep of a reader for which this session has notified; and with the transaction at hand.
+    notified: i64,
+    notifies: i64,
     old_row: Row,
     new_row: Row,
     changed: Vec<usize>,
@@ -75,12 +78,22 @@ pub fn before_commit(notify: bool) {
     CAPTURE.with(|capture| capture.borrow_mut().finish(notify));
 }
 
+/// The transaction has committed, and with it its NOTIFY. Raises nothing.
+pub fn committed() {
+    CAPTURE.with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            capture.notified = capture.notifies;
+        }
+    });
+}
+
 /// The transaction has ended. Raises nothing; where the backend dies in the middle of capture there is nothing
 /// left to forget.
 pub fn forget() {
     CAPTURE.with(|capture| {
         if let Ok(mut capture) = capture.try_borrow_mut() {
             capture.buffer.clear();
+            capture.notifies = capture.notified;
             capture.table = None;
             capture.truncate = None;
         }
@@ -333,8 +346,11 @@ impl Capture {
         });
         let Ok(()) = written;
         // Only after the chunk table was locked and the id drawn: `wake` counts on that order.
-        if notify && self.log.is_some_and(|log| lock::anybody_sleeps(log.ids)) {
+        let Some(log) = self.log.filter(|log| notify && lock::anybody_sleeps(log.ids)) else { return };
+        let sleep = log.last_sleep();
+        if self.notified != sleep {
             session::notify_agents();
+            self.notifies = sleep;
         }
     }
 

@@ -279,6 +279,33 @@ fn an_agent_that_dies_asleep_leaves_nobody_to_notify() {
 }
 
 #[test]
+fn a_sleeper_that_does_not_wake_costs_each_session_one_notify() {
+    let mut trio = setup().slaves(1).start();
+    wait_for_sleepers(&trio.master, 1);
+    let mut listener = Listener::new(&trio.master);
+    send_signal(trio.agent.pid(), "STOP");
+    // WHEN two sessions commit again and again, now and then in vain
+    let mut sessions = [trio.master.session(), trio.master.session()];
+    for i in 1..=10 {
+        for (number, session) in sessions.iter_mut().enumerate() {
+            session.run(&format!("begin; insert into t values ({}); rollback", i * 100 + number));
+            session.run(&format!("insert into t values ({})", i * 100 + number));
+        }
+    }
+    // THEN each has notified once, and the sleeper hears it
+    assert_eq!(listener.count(), 2);
+    send_signal(trio.agent.pid(), "CONT");
+    trio.catch_up_and_compare();
+    // AND from then on they wake it again
+    for i in 1..=3 {
+        wait_for_sleepers(&trio.master, 1);
+        sessions[0].run(&format!("insert into t values ({i})"));
+        trio.catch_up_and_compare();
+    }
+    assert_eq!(listener.count(), 3);
+}
+
+#[test]
 fn a_slave_that_hangs_does_not_make_writers_notify() {
     // GIVEN one slave whose table is locked
     let mut trio = setup().slaves(1).start();

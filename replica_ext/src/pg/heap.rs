@@ -17,6 +17,7 @@ pub struct LogTables {
     pub tables: [LogTable; 3],
     pub ids: Oid,
     pub current: Oid,
+    pub sleeps: Oid,
 }
 
 #[derive(Clone, Copy)]
@@ -62,18 +63,29 @@ impl LogTables {
             ],
             ids: named(c"log_id")?,
             current: named(c"log_current")?,
+            sleeps: named(c"log_sleep")?,
         })
     }
 
     pub fn mentions(&self, oid: Oid) -> bool {
         let own = |t: &LogTable| t.heap == oid || t.rank_index == oid || t.xid_index == oid;
-        self.ids == oid || self.current == oid || self.tables.iter().any(own)
+        [self.ids, self.current, self.sleeps].contains(&oid) || self.tables.iter().any(own)
     }
 
     /// The id drawn last; 0 when there is none.
     pub fn last_id(&self) -> i64 {
         let ids = read_sequence(self.ids);
         ids.last_value - i64::from(!ids.is_called)
+    }
+
+    /// Number of the last sleep that has begun, or is about to.
+    pub fn last_sleep(&self) -> i64 {
+        read_sequence(self.sleeps).last_value
+    }
+
+    /// Another sleep is about to begin.
+    pub fn begin_sleep(&self) {
+        undeclared::next_value(self.sleeps);
     }
 
     /// The table that writers use now.

@@ -56,7 +56,11 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _arg:
         XACT_EVENT_PRE_COMMIT => capture::before_commit(true),
         // A transaction that notifies cannot be prepared: the agent looks for it.
         XACT_EVENT_PRE_PREPARE => capture::before_commit(false),
-        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT => capture::forget(),
+        XACT_EVENT_COMMIT => {
+            capture::committed();
+            capture::forget();
+        }
+        XACT_EVENT_PREPARE | XACT_EVENT_ABORT => capture::forget(),
         _ => {}
     }
 }
