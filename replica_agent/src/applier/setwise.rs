@@ -25,6 +25,8 @@ use crate::wake::Stop;
 
 /// From so many rows on COPY pays its second round trip.
 const COPY_ROWS: usize = 16;
+/// From so many bytes on it is also used because it sends them piece by piece, and so needs no message that holds all.
+const COPY_FROM_BYTES: usize = 1024 * 1024;
 /// Bytes of a COPY sent at once.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -196,7 +198,8 @@ impl Applier {
         }
         let all: Vec<usize> = (0..relation.columns.len()).collect();
         let values = || table.inserts.iter().map(|&row| work.plan.row(work.chunks, table, row));
-        if rows >= COPY_ROWS {
+        let bytes = || values().flatten().flatten().map(<[u8]>::len).sum::<usize>();
+        if rows >= COPY_ROWS || bytes() >= COPY_FROM_BYTES {
             if let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? {
                 let fields: Vec<Field> = columns(relation, &all)
                     .iter()
