@@ -2,13 +2,16 @@
 //!
 //! In: a position, and a target or none. Out: windows of batches through a bounded channel. The thread ends when the
 //! feed is dropped, at the target, or with the first error, which is the last thing that comes out.
+//! Slaves that follow side by side read together, through the `hub`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Sender};
 
-use crate::config::Config;
+use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
+use crate::hub::{Hub, Seat};
 use crate::identity::Identities;
 use crate::plan::{Planner, Window};
 use crate::position::{Position, Target};
@@ -16,6 +19,8 @@ use crate::reader::{Found, Limits, Part, Reader};
 use crate::rest::{Rest, Step};
 use crate::session;
 use crate::wake::{Cancels, Stop, Waker};
+
+mod together;
 
 /// Windows under way; with their size this bounds the memory of a slave.
 const WINDOWS_MAX: usize = 2;
@@ -31,6 +36,8 @@ pub struct Context {
     pub cancels: Cancels,
     pub waker: Waker,
     pub identities: Identities,
+    /// For slaves that read together.
+    hub: Option<Arc<Hub>>,
 }
 
 /// Batches of one transaction before it is tried again to join them.
@@ -38,6 +45,7 @@ pub const CAREFUL_BATCHES: u32 = 1000;
 
 impl Context {
     pub fn new(config: &Config, stop: &Stop) -> Context {
+        let several = config.agent.commit == CommitMode::Independent && config.slaves.len() > 1;
         Context {
             config: config.clone(),
             careful: false,
@@ -45,11 +53,12 @@ impl Context {
             cancels: Cancels::default(),
             waker: Waker::default(),
             identities: Identities::default(),
+            hub: several.then(Arc::default),
         }
     }
 
     pub fn careful(&self) -> Context {
-        Context { careful: true, ..self.clone() }
+        Context { careful: true, hub: None, ..self.clone() }
     }
 
     fn limits(&self) -> Limits {
@@ -63,7 +72,7 @@ impl Context {
 
 #[derive(Debug)]
 pub enum Item {
-    Window(Window),
+    Window(Arc<Window>),
     /// All there was has been handed on.
     Level,
     /// All up to the target has been handed on.
@@ -93,7 +102,7 @@ impl Feed {
         std::thread::Builder::new()
             .name("reader".to_owned())
             .spawn(move || {
-                let read = read(&thread_context, &slaves, position, target, &sender, &news, &quitted);
+                let read = read(&thread_context, &slaves, position, target, &sender, news, quitted);
                 if let Err(e) = read {
                     // Nobody there to hear it: the feed was dropped.
                     sender.send(Err(e)).ok();
@@ -120,73 +129,137 @@ impl Feed {
 fn read(
     context: &Context,
     slaves: &[String],
-    mut position: Position,
+    position: Position,
     target: Option<Target>,
     items: &Sender<Result<Item>>,
-    news: &Receiver<()>,
-    quit: &Receiver<()>,
+    news: Receiver<()>,
+    quit: Receiver<()>,
 ) -> Result<()> {
-    let agent = &context.config.agent;
-    let client = session::connect_master(&context.config.master.dsn, "read")?;
+    let mut client = session::connect_master(&context.config.master.dsn, "read")?;
     let _cancelable = context.cancels.add(&context.config.master.dsn, &client)?;
+    let hub = context.hub.as_ref().filter(|_| target.is_none());
+    let master = hub.map(|_| together::master_id(&mut client)).transpose()?;
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
-    let mut reader = Reader::new(client, context.config.agent_name(), &names, context.limits())?;
-    let hand_on =
-        |item| items.send(Ok(item)).map_err(|_| Error::new(Kind::Stopped, "nobody takes what is read"));
-    let mut planner = Planner::default();
-    let mut rest = Rest::new(agent.timer, Instant::now());
-    loop {
-        let found =
-            reader.read(&mut position, target.as_ref(), &mut |part| plan(&mut planner, part, &hand_on))?;
+    let mut reading = Reading {
+        reader: Reader::new(client, context.config.agent_name(), &names, context.limits())?,
+        planner: Planner::default(),
+        rest: Rest::new(context.config.agent.timer, Instant::now()),
+        items,
+        news,
+        quit,
+    };
+    match (hub, master) {
+        (Some(hub), Some(master)) => {
+            let read = reading.together(hub, &master, position);
+            if read.as_ref().is_err_and(|e| e.kind() == Kind::Connection) {
+                hub.forget();
+            }
+            read
+        }
+        _ => reading.alone(position, target.as_ref()),
+    }
+}
+
+/// A reader at work for one feed.
+struct Reading<'a> {
+    reader: Reader,
+    planner: Planner,
+    rest: Rest,
+    items: &'a Sender<Result<Item>>,
+    news: Receiver<()>,
+    quit: Receiver<()>,
+}
+
+impl Reading<'_> {
+    fn alone(&mut self, mut position: Position, target: Option<&Target>) -> Result<()> {
+        loop {
+            match (target.is_some(), self.read(&mut position, target, false)?) {
+                (_, Found::Some) | (true, Found::All) => continue,
+                (true, Found::Nothing) => return hand_on(self.items, Item::Target),
+                (false, _) => {}
+            }
+            if !self.rest(&never(), None)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a batch for this feed alone; `more`: even at its end there is more.
+    fn read(&mut self, position: &mut Position, target: Option<&Target>, more: bool) -> Result<Found> {
+        let Reading { reader, planner, items, .. } = self;
+        let found = reader.read(position, target, &mut |mut part| {
+            if let Some(end) = &mut part.end {
+                end.more |= more;
+            }
+            plan(planner, part, &mut |window| hand_on(items, Item::Window(Arc::new(window))))
+        })?;
         if found != Found::Nothing {
-            rest.news(Instant::now());
+            self.rest.news(Instant::now());
         }
-        match (target.is_some(), found) {
-            (_, Found::Some) | (true, Found::All) => continue,
-            (true, Found::Nothing) => return hand_on(Item::Target),
-            (false, _) => {}
-        }
+        Ok(found)
+    }
+
+    /// All there was has been read: waits until it is time to read again, or the seat is lost. False when the feed was
+    /// dropped.
+    fn rest(&mut self, moved: &Receiver<()>, seat: Option<&Seat>) -> Result<bool> {
+        let Reading { reader, rest, items, news, quit, .. } = self;
         let mut told = false;
         loop {
             let step = rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))?;
-            let (Step::Nap(wait) | Step::Sleep(wait)) = step else { break };
+            let (Step::Nap(wait) | Step::Sleep(wait)) = step else { return Ok(true) };
             if reader.is_armed() {
                 // Does not wait for a slow slave: until then every writer would notify. It hears it again.
                 items.try_send(Ok(Item::Level)).ok();
+            } else if !told && seat.is_some() {
+                // Others wait for us.
+                told = items.try_send(Ok(Item::Level)).is_ok();
             } else if !std::mem::replace(&mut told, true) {
-                hand_on(Item::Level)?;
+                hand_on(items, Item::Level)?;
+            }
+            if seat.is_some_and(|seat| !seat.rests(wait)) {
+                return Ok(true);
             }
             select! {
                 recv(news) -> _ => rest.woken(),
-                recv(quit) -> _ => return Ok(()),
+                recv(moved) -> _ => {}
+                recv(quit) -> _ => return Ok(false),
                 // What cannot notify (a prepared transaction) is found by the timer.
                 default(wait) => {}
             }
-            if matches!(step, Step::Sleep(_)) {
-                break;
+            let lost = seat.is_some_and(|seat| !seat.rests(Duration::ZERO));
+            if lost || matches!(step, Step::Sleep(_)) {
+                return Ok(true);
             }
         }
     }
 }
 
+fn hand_on(items: &Sender<Result<Item>>, item: Item) -> Result<()> {
+    items.send(Ok(item)).map_err(|_| nobody_takes())
+}
+
+fn nobody_takes() -> Error {
+    Error::new(Kind::Stopped, "nobody takes what is read")
+}
+
 /// Hands on the windows that a part fills or ends.
-fn plan(planner: &mut Planner, part: Part, hand_on: &dyn Fn(Item) -> Result<()>) -> Result<()> {
+fn plan(planner: &mut Planner, part: Part, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
     for chunk in part.chunks {
         let Err(chunk) = planner.add(chunk) else {
             if planner.is_full() {
-                hand_on(Item::Window(planner.finish(None)))?;
+                hand_on(planner.finish(None))?;
             }
             continue;
         };
         if !planner.is_empty() {
-            hand_on(Item::Window(planner.finish(None)))?;
+            hand_on(planner.finish(None))?;
         }
         if let Err(chunk) = planner.add(*chunk) {
-            hand_on(Item::Window(Window { chunks: vec![*chunk], plan: None, end: None }))?;
+            hand_on(Window { chunks: vec![*chunk], plan: None, end: None })?;
         }
     }
     match part.end {
-        Some(end) => hand_on(Item::Window(planner.finish(Some(end)))),
+        Some(end) => hand_on(planner.finish(Some(end))),
         None => Ok(()),
     }
 }

@@ -156,7 +156,7 @@ impl Member {
                         self.settle_unknown(context, control, &schema, &name)?;
                         return Ok(Ended::NewTables);
                     }
-                    if let Some(end) = window.end {
+                    if let Some(end) = &window.end {
                         open = false;
                         let conflicts = self.commit(&end.position)?;
                         log::debug!(

@@ -351,7 +351,7 @@ impl Walk<'_> {
                 Some(Item::Window(window)) => {
                     open = true;
                     let end = window.end.clone();
-                    let apply = Command::Apply(Arc::new(window));
+                    let apply = Command::Apply(window);
                     if let Some(unknown) = self.crew.all(&apply).map_err(|f| self.crew.roll_back(f))? {
                         self.crew.all(&Command::Rollback)?;
                         return Ok(Reached::NewTables(Some(unknown)));

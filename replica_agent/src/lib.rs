@@ -31,6 +31,7 @@ pub mod identity;
 pub mod commit;
 pub mod control;
 pub mod report;
+pub mod hub;
 pub mod feed;
 pub mod follow;
 pub mod group;

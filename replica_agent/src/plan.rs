@@ -49,6 +49,19 @@ pub struct Window {
     pub end: Option<End>,
 }
 
+/// What a chunk takes beside its payload: itself, its transaction, the allocator's share.
+const CHUNK_BYTES: usize = 256;
+
+impl Window {
+    /// About the memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.payload.len() + CHUNK_BYTES).sum();
+        let plan =
+            self.plan.as_ref().map_or(0, |plan| size_of_val(&plan.places[..]) + size_of_val(&plan.cells[..]));
+        chunks + plan
+    }
+}
+
 /// The net effect of a window.
 #[derive(Debug, Default)]
 pub struct Plan {

@@ -102,6 +102,16 @@ impl Position {
     pub fn holds(&self, rank: Rank, xid: Xid) -> bool {
         rank <= self.rank && self.snapshot.sees(xid)
     }
+
+    /// Holds all that the other one holds, and was taken no earlier.
+    pub fn includes(&self, other: &Position) -> bool {
+        self.rank >= other.rank && self.snapshot.includes(&other.snapshot)
+    }
+
+    /// Stands for the same: what else is known of it does not matter.
+    pub fn is_same(&self, other: &Position) -> bool {
+        self.rank == other.rank && self.snapshot == other.snapshot
+    }
 }
 
 impl fmt::Display for Position {
@@ -116,6 +126,13 @@ pub struct Target {
     pub rank: Rank,
     pub snapshot: Snapshot,
     pub last_xid: Option<Xid>,
+}
+
+impl From<Position> for Target {
+    fn from(position: Position) -> Self {
+        let Position { rank, snapshot, last_xid, .. } = position;
+        Target { rank, snapshot, last_xid }
+    }
 }
 
 impl From<Target> for Position {

@@ -192,6 +192,14 @@ impl Reader {
         self.armed
     }
 
+    /// Wakes without having read: somebody else reads.
+    pub fn disarm(&mut self) -> Result<()> {
+        if self.armed {
+            self.confirm(false, true)?;
+        }
+        Ok(())
+    }
+
     /// Asks for the state of the log; given slow transactions it arms, unless others are about to commit.
     pub fn arm(&mut self, slow: Option<&[String]>) -> Result<Probe> {
         let row = self

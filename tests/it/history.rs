@@ -145,7 +145,7 @@ fn play(setup: Setup, seed: u64) {
     trio.assert_same();
     assert_ne!(trio.master.value("select count(*) from tick"), "0", "nothing came of seed {seed}");
     trio.assert_nothing_prepared();
-    for slave in 0..2 {
+    for slave in 0..trio.slaves.len() {
         assert_eq!(trio.conflicts(slave), [""; 0], "seed {seed}");
     }
 }
@@ -168,6 +168,14 @@ fn independent_slaves_end_equal() {
 #[test]
 fn small_batches_end_equal() {
     seeds().into_iter().for_each(|seed| play(Setup::new(SCHEMA).agent_line("batch_rows = 3"), seed));
+}
+
+#[test]
+fn five_slaves_that_read_together_end_equal() {
+    let setup = Setup::new(SCHEMA).slaves(5);
+    for (seed, setup) in seeds().into_iter().zip([setup.clone(), setup.agent_line("batch_rows = 2")]) {
+        play(setup, seed);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod ordering; // concurrent commits, triggers, foreign keys, rules: the slave en
 mod savepoints; // what is rolled back never arrives
 mod prepared; // two-phase transactions of users on the master
 mod waking; // writers notify while somebody sleeps, and only then
+mod together; // slaves that read the log together, and do not wait for each other
 mod truncate; // TRUNCATE, also of several tables at once
 mod partitions; // partitioned tables and inheritance
 mod schema_change; // tables that change, come and go while they are replicated
