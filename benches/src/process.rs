@@ -27,17 +27,34 @@ pub fn server_cpu_seconds(postmaster: u32) -> f64 {
             continue;
         };
         // A process may end while we look.
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // Behind the name, which is in brackets: state, parent ... ; user, system, and those of ended children.
-        let fields: Vec<&str> = stat[stat.rfind(')').map_or(0, |i| i + 2)..].split(' ').collect();
-        let field = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        let Some(fields) = stat(pid) else { continue };
         if pid == postmaster {
-            ticks += field(11) + field(12) + field(13) + field(14);
-        } else if field(1) == u64::from(postmaster) {
-            ticks += field(11) + field(12);
+            ticks += fields[TIMES].iter().sum::<u64>();
+        } else if fields[PARENT] == u64::from(postmaster) {
+            ticks += fields[OWN_TIMES].iter().sum::<u64>();
         }
     }
     ticks as f64 / ticks_per_second()
+}
+
+/// Seconds of all threads of a process, ended ones too; to the clock tick (10 ms).
+pub fn threads_cpu_seconds(pid: u32) -> f64 {
+    let fields = stat(pid).unwrap_or_else(|| panic!("process {pid} has ended"));
+    fields[OWN_TIMES].iter().sum::<u64>() as f64 / ticks_per_second()
+}
+
+const PARENT: usize = 1;
+/// User and system time.
+const OWN_TIMES: std::ops::Range<usize> = 11..13;
+/// With those of ended children.
+const TIMES: std::ops::Range<usize> = 11..15;
+
+/// What /proc/<pid>/stat says behind the name, which is in brackets; 0 for what is no number.
+fn stat(pid: u32) -> Option<Vec<u64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<u64> =
+        stat[stat.rfind(')')? + 2..].split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+    (fields.len() >= TIMES.end).then_some(fields)
 }
 
 fn ticks_per_second() -> f64 {
@@ -106,6 +123,7 @@ mod tests {
         let own = std::process::id();
         assert!(cpu_seconds(own) > 0.0);
         assert!(server_cpu_seconds(own) >= 0.0);
+        assert!(threads_cpu_seconds(own) >= 0.0);
         let peak = peak_memory(own, || drop(std::hint::black_box(vec![1u8; 64 << 20])));
         assert!(peak > 0);
     }
