@@ -36,7 +36,9 @@ pub fn hint(sqlstate: &str) -> Option<&'static str> {
         "42P01" | "42703" | "42804" | "428C9" | "3F000" => {
             "Make the table on the slave like the one on the master; the agent tries again by itself and resumes with this transaction."
         }
-        "42501" => "Grant the privilege to the agent's role on the slave; the agent tries again by itself.",
+        "42501" => {
+            "Grant the privilege to the agent's role on the slave (BYPASSRLS where the table has row-level security); the agent tries again by itself."
+        }
         _ => return None,
     })
 }

@@ -147,7 +147,8 @@ fn same(column: &Column, here: &SlaveColumn, n: usize) -> String {
             }
             1700 => {
                 return format!(
-                    "pg_catalog.numeric_send({left}) is not distinct from pg_catalog.numeric_send({right})"
+                    "pg_catalog.numeric_send({left}) is not distinct from pg_catalog.numeric_send(cast({right} as {}))",
+                    here.full_type
                 );
             }
             _ => {}
@@ -231,7 +232,8 @@ mod tests {
                 "update only \"s\".\"t\" as t set \"sum\" = u.n1, \"doc\" = cast(u.n2 as jsonb) \
                  from unnest($1, $2, $3, $4, $5) as u(k1, n1, n2, o1, o2) \
                  where t.\"id\" operator(pg_catalog.=) cast(u.k1 as bigint) \
-                 and pg_catalog.numeric_send(t.\"sum\") is not distinct from pg_catalog.numeric_send(u.o1) \
+                 and pg_catalog.numeric_send(t.\"sum\") is not distinct from \
+                 pg_catalog.numeric_send(cast(u.o1 as numeric(10,2))) \
                  and (t.\"doc\"::text collate \"C\") is not distinct from \
                  (cast(u.o2 as jsonb)::text collate \"C\")",
             ),

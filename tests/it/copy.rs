@@ -348,3 +348,26 @@ fn verify_works_while_replication_runs() {
         verified.expect_code(0);
     });
 }
+
+/// The stream casts what it applies to the types of the slave, and so does the copy.
+#[test]
+fn a_copy_holds_the_same_values_as_the_stream_where_types_differ() {
+    let mut trio = Setup::new(
+        "create table t (id boolean primary key, b char(6), r real, n numeric(12, 3), v varchar(9))",
+    )
+    .slave_schema("create table t (id text primary key, b text, r float8, n numeric(15, 5), v char(12))")
+    .build();
+    trio.master.run("insert into t values (true, 'ab', 0.1, 1.5, 'x')");
+    trio.agent.start();
+    trio.catch_up();
+    trio.master.run("insert into t values (false, 'ab', 0.1, 1.5, 'x')");
+    trio.catch_up();
+    assert_eq!(
+        trio.slaves[0].rows("select id, '<' || b || '>', r, n, v::text || '>' from t order by id"),
+        ["false|<ab>|0.10000000149011612|1.50000|x>", "true|<ab>|0.10000000149011612|1.50000|x>"]
+    );
+    trio.master.run("update t set b = 'cd', n = n + 1");
+    trio.catch_up();
+    assert_eq!(trio.conflicts(0), [""; 0]);
+    assert_eq!(trio.slaves[0].value("select count(*) from t where b = 'cd'"), "2");
+}

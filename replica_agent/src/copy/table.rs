@@ -47,7 +47,7 @@ pub(super) fn copy_table(
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
 
     let only = only_if_plain(slave, table, target.slave)?;
-    let Columns { list, format } = Columns::choose(&mut from, slave, table).map_err(on_master)?;
+    let Columns { list, source, format } = Columns::choose(&mut from, slave, table).map_err(on_master)?;
     let mut to = begin_locked(slave, table, Side::Slave, stop, &on_slave)?;
     match target.manner {
         Manner::First => refuse_filled(&mut to, only, table, target.slave)?,
@@ -59,7 +59,9 @@ pub(super) fn copy_table(
     }
 
     let source = if table.partitioned {
-        format!("(select {list} from {})", table.quoted())
+        format!("(select {source} from {})", table.quoted())
+    } else if source != list {
+        format!("(select {source} from only {})", table.quoted())
     } else {
         format!("{} ({list})", table.quoted())
     };

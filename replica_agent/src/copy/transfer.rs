@@ -35,6 +35,8 @@ impl Format {
 /// The columns that are copied, ready for a statement, and the format that suits both sides.
 pub(super) struct Columns {
     pub list: String,
+    /// What is selected for them on the master. Where types differ it casts, as the stream does when it applies.
+    pub source: String,
     pub format: Format,
 }
 
@@ -47,14 +49,27 @@ impl Columns {
     ) -> std::result::Result<Columns, postgres::Error> {
         let statement = include_str!("../sql/copied_columns.sql");
         let sent = master.query(statement, &[&table.schema, &table.name])?;
-        let types = |rows: &[postgres::Row]| -> Vec<(String, Option<u32>)> {
-            rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-        };
-        let here = types(&slave.query(statement, &[&table.schema, &table.name])?);
-        let sent = types(&sent);
-        let same = sent.iter().all(|column| column.1.is_some() && here.contains(column));
-        let names: Vec<_> = sent.iter().map(|(name, _)| quote::ident(name)).collect();
-        Ok(Columns { list: names.join(", "), format: if same { Format::Binary } else { Format::Text } })
+        let here = slave.query(statement, &[&table.schema, &table.name])?;
+        let (mut list, mut source) = (Vec::new(), Vec::new());
+        let mut format = Format::Binary;
+        for row in &sent {
+            let name: &str = row.get(0);
+            let type_of = |row: &postgres::Row| row.get::<_, Option<u32>>(1);
+            let other = here.iter().find(|other| other.get::<_, &str>(0) == name);
+            list.push(quote::ident(name));
+            source.push(match (type_of(row), other.and_then(type_of)) {
+                (Some(sent), Some(here)) if sent == here => quote::ident(name),
+                (Some(_), Some(_)) => {
+                    let type_name: &str = other.map_or("", |other| other.get(2));
+                    format!("cast({} as {type_name})", quote::ident(name))
+                }
+                _ => {
+                    format = Format::Text;
+                    quote::ident(name)
+                }
+            });
+        }
+        Ok(Columns { list: list.join(", "), source: source.join(", "), format })
     }
 }
 
