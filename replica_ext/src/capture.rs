@@ -25,6 +25,10 @@ use crate::pg::types;
 use crate::pg::xact;
 use crate::{error, guc};
 
+/// How long a session goes on with a chunk table, in microseconds: to look costs a small transaction as much as its
+/// rows, and who never looked would keep rotation from coming round.
+const CURRENT_FOR: i64 = 1_000_000;
+
 thread_local! {
     // Never dropped: at the exit of the backend PostgreSQL has taken down what the caches refer to.
     static CAPTURE: ManuallyDrop<RefCell<Capture>> = ManuallyDrop::new(RefCell::default());
@@ -37,6 +41,8 @@ struct Capture {
     /// The relation of the last change: nearly always that of the next one.
     last: Option<(Oid, Rc<Captured>)>,
     log: Option<LogTables>,
+    /// The chunk table that writers used when this session last looked, and when that was.
+    current: Option<(usize, i64)>,
     /// The chunk table that this transaction writes to, once it has.
     table: Option<usize>,
     truncate: Option<OpenTruncate>,
@@ -303,6 +309,7 @@ impl Capture {
         if stale.contains(&pgrx::pg_sys::InvalidOid) {
             self.relations.clear();
             self.log = None;
+            self.current = None;
         } else {
             for oid in &stale {
                 self.relations.remove(oid);
@@ -361,11 +368,16 @@ impl Capture {
         let Some(log) = self.log.or_else(LogTables::find) else { error::no_log() };
         self.log = Some(log);
         // All chunks of a transaction are in one table: rotation counts on it.
-        let table = *self.table.get_or_insert_with(|| log.current());
+        let ts = heap::now();
+        let table = *self.table.get_or_insert_with(|| match self.current {
+            // Rotation does not mind: it empties no table that has a row or a writer.
+            Some((table, looked)) if (0..CURRENT_FOR).contains(&(ts - looked)) => table,
+            _ => self.current.insert((log.current(), ts)).0,
+        });
         OpenLog {
             writer: Writer::open(log.tables[table], log.ids),
             xid: heap::transaction_id(),
-            ts: heap::now(),
+            ts,
             asynchronous: session::commits_asynchronously(),
             origin: guc::origin(),
             username: session::role_name(),

@@ -109,11 +109,12 @@ struct Index {
 }
 
 impl Index {
+    /// Of a table that is locked: whoever drops or rebuilds an index waits for those who have locked its table.
     fn open(oid: Oid) -> Index {
-        // SAFETY: as for the table. `info` is in the context of the transaction or of the statement, which lasts
+        // SAFETY: as for the table, whose lock protects the index too. `info` is in the context of the transaction or of the statement, which lasts
         // longer than the Writer.
         unsafe {
-            let relation = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32);
+            let relation = pg_sys::index_open(oid, pg_sys::NoLock as i32);
             Index { relation, info: pg_sys::BuildIndexInfo(relation) }
         }
     }
