@@ -26,7 +26,7 @@ help:
 	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
 	@echo 'make test      all tests, on private servers'
 	@echo 'make check     format, lints, instruction counts and the tests that need no server'
-	@echo 'make bench     what capture costs a writer (BENCH=capture_overhead ONLY="update slony" ROUNDS=5)'
+	@echo 'make bench     what writers pay, and how fast slaves follow (BENCH=capture_overhead ONLY="update slony" ROUNDS=5)'
 	@echo 'make bench-peers  installs what the benchmarks compare us with: Slony-I, PgQ, Bucardo, plpython3'
 	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent into PREFIX/bin'
 	@echo 'make package   both as an archive under target/'

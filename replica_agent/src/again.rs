@@ -8,9 +8,10 @@
 //! 1. At a position Q the table is held: its rows of `copied_table` are deleted, and the stream skips its changes. The
 //!    master is told nothing later than Q, so its log keeps what follows.
 //! 2. A thread copies it under a snapshot `Sc`, in a transaction of its own that replaces the rows there.
-//! 3. The stream goes on to what is committed then, a position P whose snapshot sees nothing else. One transaction of the slave sets the position back
-//!    to Q, and says that the table was copied under `Sc` and all the others, and queued statements, under P's snapshot.
-//!    So the stream goes once more over what lies between, applies of it what the table lacks and skips the rest.
+//! 3. The stream goes on to what is committed then, a position P whose snapshot sees nothing else. One transaction of
+//!    the slave sets the position back to Q, and says that the table was copied under `Sc` and all the others, and
+//!    queued statements, under P's snapshot. So the stream goes once more over what lies between, applies of it what
+//!    the table lacks and skips the rest.
 //!
 //! If the copy fails, 3 takes the old snapshot in place of `Sc`, and the table catches up as it was. A crash before 3 leaves
 //! a table that is not in `copied_table` and asked for: it is copied at the next start, before the stream begins.

@@ -113,7 +113,9 @@ impl SlaveSession {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
             })?;
         }
-        let net = slave.apply == Apply::Net && is_replica(&mut client, name)?;
+        let net = slave.apply == Apply::Net
+            && session::is_replica(&mut client)
+                .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
         if net {
             session::plan_by_index(&mut client).map_err(|e| {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
@@ -446,15 +448,6 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     client.batch_execute(&format!("begin; {script}; commit")).map_err(|e| {
         failed(e).hint("Grant CREATE on the database to the agent's role, or run replica_agent/src/sql/slave_schema.sql as its owner.")
     })
-}
-
-/// Do triggers and foreign keys rest in this session? If not, they see each change.
-fn is_replica(client: &mut Client, slave: &str) -> Result<bool> {
-    let role: String = client
-        .query_one("select current_setting('session_replication_role')", &[])
-        .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{slave}\""), e))?
-        .get(0);
-    Ok(role == "replica")
 }
 
 fn check_two_phase(client: &mut Client, slave: &Slave) -> Result<()> {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postgres::error::SqlState;
-use postgres::{Client, NoTls};
+use postgres::{Client, GenericClient, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::config::Slave;
@@ -92,6 +92,12 @@ pub fn plan_by_index(client: &mut Client) -> std::result::Result<(), postgres::E
 pub fn plan_as_usual() -> String {
     let usual = |name: &&str| format!("set local {name} to default; ");
     BY_INDEX.iter().chain(&["plan_cache_mode"]).map(usual).collect()
+}
+
+/// Do triggers and foreign keys rest in this session? If not, they see each change.
+pub fn is_replica(client: &mut impl GenericClient) -> std::result::Result<bool, postgres::Error> {
+    let row = client.query_one("select current_setting('session_replication_role') = 'replica'", &[])?;
+    Ok(row.get(0))
 }
 
 /// Ends what a session is doing, from another thread: a statement that waits for a lock, or a COPY.

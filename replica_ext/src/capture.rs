@@ -25,8 +25,8 @@ use crate::pg::types;
 use crate::pg::xact;
 use crate::{error, guc};
 
-/// How long a session goes on with a chunk table, in microseconds: to look costs a small transaction as much as its
-/// rows, and who never looked would keep rotation from coming round.
+/// How long a session goes on with a chunk table, in microseconds: to look is a tenth of what capture costs a small
+/// transaction, and who never looked would keep rotation from coming round.
 const CURRENT_FOR: i64 = 1_000_000;
 
 thread_local! {

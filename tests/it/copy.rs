@@ -132,6 +132,7 @@ fn while_written<T>(trio: &mut Trio, first: usize, work: impl FnOnce(&mut Trio) 
                     if done.load(Ordering::Relaxed) {
                         break;
                     }
+                    // A steady load that leaves the copy its share of the machine.
                     session.run(&format!(
                         "begin; update t set v = v || '{i}' where id = {i} % 1000 + 1;
                          update u set v = v || '{i}' where id = {i} % 1000 + 1; commit;

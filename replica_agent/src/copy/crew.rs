@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use postgres::Client;
 
 use super::progress::{Progress, Size};
-use super::table::{copy_table, is_silent, Manner, Target};
+use super::table::{copy_table, Manner, Target};
 use super::{CapturedTable, CopiedTable};
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
@@ -87,7 +87,7 @@ impl Crew<'_> {
         let count = |row: &postgres::Row, i| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0);
         let sizes = rows.iter().map(|row| Size { bytes: count(row, 0), rows: count(row, 1) });
         let mut queue: Vec<_> = tables.into_iter().zip(sizes).collect();
-        let silent = is_silent(slave).map_err(|e| {
+        let silent = session::is_replica(slave).map_err(|e| {
             Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
         })?;
         // Where foreign keys are checked their order matters to the user, who names the tables.

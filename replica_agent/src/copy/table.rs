@@ -8,6 +8,7 @@ use super::transfer::{transfer, Columns, Ends};
 use super::{CapturedTable, CopiedTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::session;
 use crate::wake::Stop;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,16 +231,8 @@ fn empty(
     };
     attempt.rollback()?;
     let refused = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INSUFFICIENT_PRIVILEGE];
-    if !e.code().is_some_and(|code| refused.contains(code)) || !is_silent(to)? {
+    if !e.code().is_some_and(|code| refused.contains(code)) || !session::is_replica(to)? {
         return Err(e);
     }
     to.batch_execute(&format!("delete from {only}{name}"))
-}
-
-/// Do triggers and foreign keys rest in this session?
-pub(super) fn is_silent(
-    client: &mut impl postgres::GenericClient,
-) -> std::result::Result<bool, postgres::Error> {
-    let row = client.query_one("select current_setting('session_replication_role') = 'replica'", &[])?;
-    Ok(row.get(0))
 }
