@@ -3,10 +3,10 @@
 //! In: the agent's calls before it sleeps and when it wakes. Out: the state of the log at that moment.
 //!
 //! A writer locks its chunk table, draws an id, writes, and then looks for sleepers; of the last sleep that began it
-//! takes the number, and notifies once for each number. `arm` goes the same way: first it
-//! numbers the sleep and puts the sleeper, then it reads the last id, then it lists who holds that lock. So a writer that did not see the
-//! sleeper is in the list, or has ended: then every later snapshot knows how. And where neither the last id nor
-//! the list has changed since an earlier call, nobody has committed who was not seen by a snapshot taken after that.
+//! takes the number, and notifies once for each number. `arm` goes the same way: first it numbers the sleep and puts
+//! the sleeper, then it reads the last id, then it lists who holds that lock. So a writer that did not see the sleeper
+//! is in the list, or has ended: then every later snapshot knows how. And where neither the last id nor the list has
+//! changed since an earlier call, nobody has committed who was not seen by a snapshot taken after that.
 //!
 //! So a sleeper that does not wake (its machine is gone, its process is stopped) costs each session one NOTIFY. Who had
 //! notified for that number and keeps silent is no other case than who has not seen the sleeper: a sleeper that heard

@@ -29,6 +29,9 @@ fn sleepers(master: &Db) -> usize {
     master.value(locks).parse().expect("a number")
 }
 
+/// The number of the last sleep that began.
+const SLEEP: &str = "select last_value from pyreplica.log_sleep";
+
 /// A session that hears every NOTIFY replicas of its database.
 struct Listener(Session);
 
@@ -59,15 +62,19 @@ fn each_commit_wakes_the_slaves_of_an_idle_master() {
         // GIVEN two slaves, by themselves or as a group, in step
         let mut trio = setup.start();
         let mut listener = Listener::new(&trio.master);
+        let mut notified = 0;
         for id in 0..20 {
             wait_for_sleepers(&trio.master, 1);
             listener.count();
             // WHEN a transaction commits
             trio.master.run(&format!("insert into t values ({id})"));
-            // THEN it wakes them
-            assert_eq!(listener.count(), 1);
+            // THEN it wakes them, unless they are about to look by themselves
+            let count = listener.count();
+            assert!(count <= 1, "{count}");
+            notified += count;
             trio.catch_up();
         }
+        assert_ne!(notified, 0);
         trio.assert_same();
     }
 }
@@ -295,11 +302,14 @@ fn a_sleeper_that_does_not_wake_costs_each_session_one_notify() {
     }
     // THEN each has notified once, and the sleeper hears it
     assert_eq!(listener.count(), 2);
+    let mut sleep = trio.master.value(SLEEP);
     send_signal(trio.agent.pid(), "CONT");
     trio.catch_up_and_compare();
-    // AND from then on they wake it again
+    // AND from then on they wake it again, each time that it has begun another sleep
     for i in 1..=3 {
+        wait_for("another sleep", || (trio.master.value(SLEEP) != sleep).then_some(()));
         wait_for_sleepers(&trio.master, 1);
+        sleep = trio.master.value(SLEEP);
         sessions[0].run(&format!("insert into t values ({i})"));
         trio.catch_up_and_compare();
     }
