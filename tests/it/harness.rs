@@ -1,6 +1,7 @@
 //! The tests' own means: a comparison that could not see a difference would make every other test worthless.
 
 use pyreplica_tests::check::compare;
+use pyreplica_tests::doc;
 use pyreplica_tests::trio::shared_servers;
 
 #[test]
@@ -59,4 +60,26 @@ fn table_of_every_type_has_every_type() {
           order by 1",
     );
     assert_eq!(missing, [""; 0], "types that every_type lacks");
+}
+
+/// Files of docs/ in which every block of SQL and configuration is an example that a test runs.
+const WITH_EXAMPLES: &[&str] = &[];
+
+#[test]
+fn every_example_of_the_documentation_is_run() {
+    let tests = std::fs::read_dir(doc::project().join("tests/it")).expect("the tests");
+    let source = |entry: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(entry.expect("an entry").path()).expect("a readable file")
+    };
+    let tests: String = tests.map(source).collect();
+    for file in WITH_EXAMPLES {
+        for block in doc::blocks(file) {
+            if ["sql", "toml"].contains(&block.language.as_str()) {
+                let name =
+                    block.name.unwrap_or_else(|| panic!("{file} has a block without a name: {}", block.text));
+                let call = format!("example({file:?}, {name:?})");
+                assert!(tests.contains(&call), "no test has {call}");
+            }
+        }
+    }
 }

@@ -10,3 +10,4 @@ pub mod agent;
 pub mod check;
 pub mod trio;
 pub mod every_type;
+pub mod doc;
