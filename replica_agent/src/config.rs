@@ -4,17 +4,16 @@
 //! Invariants: names fit into the identifier of a prepared transaction; no text of the file reaches an error
 //! message where it could be part of a password. Nothing is opened but the file.
 
+mod check;
+mod file;
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::dsn::{nearest, Dsn};
+use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
-
-/// PostgreSQL's limit for the identifier of a prepared transaction is 200 bytes with the final NUL; ours is
-/// `pyreplica:<agent>:<slave>:<batch>` with at most 19 digits.
-const NAMES_BYTES_MAX: usize = 199 - "pyreplica:::".len() - 19;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -85,71 +84,6 @@ pub enum Initial {
     Oldest,
 }
 
-/// The file as it is written. Unknown keys have been found before, with the nearest known one.
-#[derive(Deserialize)]
-struct File {
-    master: FileMaster,
-    #[serde(default)]
-    agent: FileAgent,
-    #[serde(default)]
-    slave: Vec<FileSlave>,
-}
-
-#[derive(Deserialize)]
-struct FileMaster {
-    dsn: String,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct FileAgent {
-    name: Option<String>,
-    commit: CommitMode,
-    batch_rows: usize,
-    batch_bytes: usize,
-    copy_jobs: usize,
-    timer_seconds: f64,
-}
-
-impl Default for FileAgent {
-    fn default() -> Self {
-        FileAgent {
-            name: None,
-            commit: CommitMode::default(),
-            // Few enough that a slave is not a second behind for the batch alone, many enough that the two flushes
-            // of a two-phase commit are not felt.
-            batch_rows: 50_000,
-            batch_bytes: 4 * 1024 * 1024,
-            // One processor for each is what pays; more is for machines that have them.
-            copy_jobs: 2,
-            timer_seconds: 5.0,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct FileSlave {
-    name: String,
-    dsn: String,
-    #[serde(default)]
-    initial: Initial,
-    #[serde(default)]
-    schema: bool,
-    #[serde(default = "yes")]
-    two_phase: bool,
-    #[serde(default)]
-    apply: Apply,
-}
-
-fn yes() -> bool {
-    true
-}
-
-const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
-const MASTER_KEYS: &[&str] = &["dsn"];
-const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
-const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "schema", "two_phase", "apply"];
-
 impl Config {
     pub fn load(path: &Path) -> Result<Config> {
         let shown = path.display();
@@ -168,15 +102,7 @@ impl Config {
     }
 
     pub fn parse(text: &str) -> Result<Config> {
-        let table: toml::Table = text.parse().map_err(|e| bad_toml(text, &e))?;
-        check_keys(&table)?;
-        let file: File = toml::from_str(text).map_err(|e| bad_toml(text, &e))?;
-
-        let config = Config {
-            master: Master { dsn: Dsn::parse(&file.master.dsn).map_err(|e| within("dsn of the master", e))? },
-            agent: agent(file.agent)?,
-            slaves: file.slave.into_iter().map(slave).collect::<Result<_>>()?,
-        };
+        let config = file::read(text)?;
         config.check()?;
         Ok(config)
     }
@@ -194,55 +120,6 @@ impl Config {
                 .hint(format!("There is: {}.", names.join(", ")))
         })
     }
-
-    fn check(&self) -> Result<()> {
-        if self.slaves.is_empty() {
-            return Err(invalid("no slave is configured").hint("Add a [[slave]] with name and dsn."));
-        }
-        check_name("agent", self.agent_name()).map_err(|e| match self.agent.name {
-            Some(_) => e,
-            None => {
-                e.hint("It is the name of the master's database; give another with name = ... in [agent].")
-            }
-        })?;
-        for (i, slave) in self.slaves.iter().enumerate() {
-            check_name("slave", &slave.name)?;
-            let bytes = self.agent_name().len() + slave.name.len();
-            if bytes > NAMES_BYTES_MAX {
-                return Err(invalid(format!("name of slave \"{}\" is too long", slave.name)).detail(format!(
-                    "The names of agent and slave have {bytes} bytes together; there is room for {NAMES_BYTES_MAX} \
-                     in the identifier of a prepared transaction."
-                )));
-            }
-            if self.slaves[..i].iter().any(|other| other.name == slave.name) {
-                return Err(invalid(format!("two slaves have the name \"{}\"", slave.name))
-                    .hint("The name tells their positions apart; give each its own."));
-            }
-            if let Some(other) = self.slaves[..i].iter().find(|other| other.dsn.same_database(&slave.dsn)) {
-                return Err(invalid(format!(
-                    "slaves \"{}\" and \"{}\" are the same database",
-                    other.name, slave.name
-                ))
-                .detail(format!("Both lead to {}.", slave.dsn)));
-            }
-            if slave.dsn.same_database(&self.master.dsn) {
-                return Err(invalid(format!("slave \"{}\" is the master itself", slave.name))
-                    .detail(format!("Both lead to {}.", slave.dsn)));
-            }
-            if slave.schema && slave.initial != Initial::Copy {
-                return Err(invalid(format!("slave \"{}\" cannot have schema = true", slave.name)).detail(
-                    "It makes tables for the initial copy, and the slave has another initial than \"copy\".",
-                ));
-            }
-            if self.agent.commit == CommitMode::Atomic && !slave.two_phase {
-                return Err(invalid(format!("slave \"{}\" cannot have two_phase = false", slave.name))
-                    .detail(
-                        "The agent has commit = \"atomic\", which needs PREPARE TRANSACTION on every slave.",
-                    ));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The same error, with the place in front.
@@ -259,112 +136,6 @@ fn within(place: &str, e: Error) -> Error {
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::Config, message)
-}
-
-/// Only the parser's message and the place: what it would quote may hold a password.
-fn bad_toml(text: &str, e: &toml::de::Error) -> Error {
-    let line = e.span().map(|span| {
-        1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count()
-    });
-    let message = e.message().lines().collect::<Vec<_>>().join(", ");
-    match line {
-        Some(line) => invalid(format!("line {line}: {message}")),
-        None => invalid(message),
-    }
-}
-
-fn check_keys(table: &toml::Table) -> Result<()> {
-    known_keys(table, TOP_KEYS, "at the top level")?;
-    for (name, keys) in [("master", MASTER_KEYS), ("agent", AGENT_KEYS)] {
-        match table.get(name) {
-            Some(toml::Value::Table(inner)) => known_keys(inner, keys, &format!("in [{name}]"))?,
-            Some(_) => {
-                return Err(
-                    invalid(format!("\"{name}\" is not a table")).hint(format!("Write it as [{name}]."))
-                )
-            }
-            None if name == "master" => {
-                return Err(invalid("[master] is missing").hint("Add [master] with the dsn of the master."))
-            }
-            None => {}
-        }
-    }
-    match table.get("slave") {
-        Some(toml::Value::Array(slaves)) => {
-            for (i, slave) in slaves.iter().enumerate() {
-                let toml::Value::Table(slave) = slave else {
-                    return Err(invalid("\"slave\" is not a list of tables").hint("Write each as [[slave]]."));
-                };
-                let place = match slave.get("name").and_then(toml::Value::as_str) {
-                    Some(name) => format!("in [[slave]] \"{name}\""),
-                    None => format!("in [[slave]] number {}", i + 1),
-                };
-                known_keys(slave, SLAVE_KEYS, &place)?;
-                for needed in ["name", "dsn"] {
-                    if !slave.contains_key(needed) {
-                        return Err(invalid(format!("key \"{needed}\" is missing {place}")));
-                    }
-                }
-            }
-            Ok(())
-        }
-        Some(_) => Err(invalid("\"slave\" is not a list of tables")
-            .hint("Write each slave as [[slave]], with two brackets.")),
-        None => Ok(()),
-    }
-}
-
-fn known_keys(table: &toml::Table, known: &[&str], place: &str) -> Result<()> {
-    for key in table.keys() {
-        if !known.contains(&key.as_str()) {
-            let error = invalid(format!("unknown key \"{key}\" {place}"));
-            return Err(match nearest(key, known.iter().copied()) {
-                Some(near) => error.hint(format!("Perhaps you meant \"{near}\".")),
-                None => error.hint(format!("Known are: {}.", known.join(", "))),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn agent(file: FileAgent) -> Result<Agent> {
-    let positive = |key: &str, value: usize| match value {
-        0 => Err(invalid(format!("{key} in [agent] cannot be 0"))),
-        _ => Ok(value),
-    };
-    if !(0.1..=3600.0).contains(&file.timer_seconds) {
-        return Err(invalid("timer_seconds in [agent] is not between 0.1 and 3600"));
-    }
-    Ok(Agent {
-        name: file.name,
-        commit: file.commit,
-        batch_rows: positive("batch_rows", file.batch_rows)?,
-        batch_bytes: positive("batch_bytes", file.batch_bytes)?,
-        copy_jobs: positive("copy_jobs", file.copy_jobs)?,
-        timer: Duration::from_secs_f64(file.timer_seconds),
-    })
-}
-
-fn slave(file: FileSlave) -> Result<Slave> {
-    let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    let FileSlave { name, initial, schema, two_phase, apply, .. } = file;
-    Ok(Slave { name, dsn, initial, schema, two_phase, apply })
-}
-
-/// A colon would make one prefix of prepared transactions the beginning of another's.
-fn check_name(what: &str, name: &str) -> Result<()> {
-    let fault = if name.is_empty() {
-        "is empty"
-    } else if name.contains(':') {
-        "contains a colon"
-    } else if name.chars().any(char::is_control) {
-        "contains a control character"
-    } else if name.trim() != name {
-        "begins or ends with a blank"
-    } else {
-        return Ok(());
-    };
-    Err(invalid(format!("name of {what} {name:?} {fault}")))
 }
 
 #[cfg(test)]

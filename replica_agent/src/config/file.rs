@@ -1,0 +1,179 @@
+//! The configuration file as it is written: its keys, its defaults, and the settings that they become.
+//!
+//! In: the text. Out: a `Config` in which each value is valid by itself. Every key is known; an unknown one is an
+//! error that names the nearest. A new key is a field of the raw form below, a word in its list of keys, and a field
+//! of the settings.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{invalid, within, Agent, Apply, CommitMode, Config, Initial, Master, Slave};
+use crate::dsn::{nearest, Dsn};
+use crate::error::Result;
+
+pub(super) fn read(text: &str) -> Result<Config> {
+    let table: toml::Table = text.parse().map_err(|e| bad_toml(text, &e))?;
+    check_keys(&table)?;
+    let file: File = toml::from_str(text).map_err(|e| bad_toml(text, &e))?;
+    Ok(Config {
+        master: Master { dsn: Dsn::parse(&file.master.dsn).map_err(|e| within("dsn of the master", e))? },
+        agent: agent(file.agent)?,
+        slaves: file.slave.into_iter().map(slave).collect::<Result<_>>()?,
+    })
+}
+
+/// The file as it is written. Unknown keys have been found before, with the nearest known one.
+#[derive(Deserialize)]
+struct File {
+    master: FileMaster,
+    #[serde(default)]
+    agent: FileAgent,
+    #[serde(default)]
+    slave: Vec<FileSlave>,
+}
+
+#[derive(Deserialize)]
+struct FileMaster {
+    dsn: String,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct FileAgent {
+    name: Option<String>,
+    commit: CommitMode,
+    batch_rows: usize,
+    batch_bytes: usize,
+    copy_jobs: usize,
+    timer_seconds: f64,
+}
+
+impl Default for FileAgent {
+    fn default() -> Self {
+        FileAgent {
+            name: None,
+            commit: CommitMode::default(),
+            // Few enough that a slave is not a second behind for the batch alone, many enough that the two flushes
+            // of a two-phase commit are not felt.
+            batch_rows: 50_000,
+            batch_bytes: 4 * 1024 * 1024,
+            // One processor for each is what pays; more is for machines that have them.
+            copy_jobs: 2,
+            timer_seconds: 5.0,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct FileSlave {
+    name: String,
+    dsn: String,
+    #[serde(default)]
+    initial: Initial,
+    #[serde(default)]
+    schema: bool,
+    #[serde(default = "yes")]
+    two_phase: bool,
+    #[serde(default)]
+    apply: Apply,
+}
+
+fn yes() -> bool {
+    true
+}
+
+const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
+const MASTER_KEYS: &[&str] = &["dsn"];
+const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
+const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "schema", "two_phase", "apply"];
+
+fn agent(file: FileAgent) -> Result<Agent> {
+    let positive = |key: &str, value: usize| match value {
+        0 => Err(invalid(format!("{key} in [agent] cannot be 0"))),
+        _ => Ok(value),
+    };
+    if !(0.1..=3600.0).contains(&file.timer_seconds) {
+        return Err(invalid("timer_seconds in [agent] is not between 0.1 and 3600"));
+    }
+    Ok(Agent {
+        name: file.name,
+        commit: file.commit,
+        batch_rows: positive("batch_rows", file.batch_rows)?,
+        batch_bytes: positive("batch_bytes", file.batch_bytes)?,
+        copy_jobs: positive("copy_jobs", file.copy_jobs)?,
+        timer: Duration::from_secs_f64(file.timer_seconds),
+    })
+}
+
+fn slave(file: FileSlave) -> Result<Slave> {
+    let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
+    let FileSlave { name, initial, schema, two_phase, apply, .. } = file;
+    Ok(Slave { name, dsn, initial, schema, two_phase, apply })
+}
+
+/// Only the parser's message and the place: what it would quote may hold a password.
+fn bad_toml(text: &str, e: &toml::de::Error) -> Error {
+    let line = e.span().map(|span| {
+        1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count()
+    });
+    let message = e.message().lines().collect::<Vec<_>>().join(", ");
+    match line {
+        Some(line) => invalid(format!("line {line}: {message}")),
+        None => invalid(message),
+    }
+}
+
+fn check_keys(table: &toml::Table) -> Result<()> {
+    known_keys(table, TOP_KEYS, "at the top level")?;
+    for (name, keys) in [("master", MASTER_KEYS), ("agent", AGENT_KEYS)] {
+        match table.get(name) {
+            Some(toml::Value::Table(inner)) => known_keys(inner, keys, &format!("in [{name}]"))?,
+            Some(_) => {
+                return Err(
+                    invalid(format!("\"{name}\" is not a table")).hint(format!("Write it as [{name}]."))
+                )
+            }
+            None if name == "master" => {
+                return Err(invalid("[master] is missing").hint("Add [master] with the dsn of the master."))
+            }
+            None => {}
+        }
+    }
+    match table.get("slave") {
+        Some(toml::Value::Array(slaves)) => {
+            for (i, slave) in slaves.iter().enumerate() {
+                let toml::Value::Table(slave) = slave else {
+                    return Err(invalid("\"slave\" is not a list of tables").hint("Write each as [[slave]]."));
+                };
+                let place = match slave.get("name").and_then(toml::Value::as_str) {
+                    Some(name) => format!("in [[slave]] \"{name}\""),
+                    None => format!("in [[slave]] number {}", i + 1),
+                };
+                known_keys(slave, SLAVE_KEYS, &place)?;
+                for needed in ["name", "dsn"] {
+                    if !slave.contains_key(needed) {
+                        return Err(invalid(format!("key \"{needed}\" is missing {place}")));
+                    }
+                }
+            }
+            Ok(())
+        }
+        Some(_) => Err(invalid("\"slave\" is not a list of tables")
+            .hint("Write each slave as [[slave]], with two brackets.")),
+        None => Ok(()),
+    }
+}
+
+fn known_keys(table: &toml::Table, known: &[&str], place: &str) -> Result<()> {
+    for key in table.keys() {
+        if !known.contains(&key.as_str()) {
+            let error = invalid(format!("unknown key \"{key}\" {place}"));
+            return Err(match nearest(key, known.iter().copied()) {
+                Some(near) => error.hint(format!("Perhaps you meant \"{near}\".")),
+                None => error.hint(format!("Known are: {}.", known.join(", "))),
+            });
+        }
+    }
+    Ok(())
+}
