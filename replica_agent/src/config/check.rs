@@ -6,7 +6,7 @@ use crate::error::Result;
 
 /// PostgreSQL's limit for the identifier of a prepared transaction is 200 bytes with the final NUL; ours is
 /// `pyreplica:<agent>:<slave>:<batch>` with at most 19 digits.
-const NAMES_BYTES_MAX: usize = 199 - "pyreplica:::".len() - 19;
+pub(super) const NAMES_BYTES_MAX: usize = 199 - "pyreplica:::".len() - 19;
 
 impl Config {
     pub(super) fn check(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{invalid, within, Agent, Apply, CommitMode, Config, Initial, Master, Slave};
 use crate::dsn::{nearest, Dsn};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) fn read(text: &str) -> Result<Config> {
     let table: toml::Table = text.parse().map_err(|e| bad_toml(text, &e))?;

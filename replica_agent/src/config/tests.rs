@@ -1,3 +1,4 @@
+use super::check::NAMES_BYTES_MAX;
 use super::*;
 
 const MASTER: &str = "[master]\ndsn = \"host=db1 dbname=shop user=a\"\n";
