@@ -14,6 +14,7 @@
 --   snapshot      ... that this snapshot sees; NULL until the slave has a position
 --   applied_ts    time of the log (master's clock) of the last transaction applied
 --   updated_at    when the agent last wrote this row
+--   stages        where the time of the slave went, and how much it applied, since the agent started
 --   last_error, sqlstate, hint, error_since   the error that stops it, NULL when nothing does
 create table pyreplica.slave (
     name        text        not null,
@@ -26,6 +27,7 @@ create table pyreplica.slave (
     snapshot    pg_snapshot,
     applied_ts  timestamptz,
     updated_at  timestamptz not null default clock_timestamp(),
+    stages      jsonb,
     last_error  text,
     sqlstate    text,
     hint        text,

@@ -140,6 +140,6 @@ create view pyreplica.slave_status as
            s.rank as applied_position, s.snapshot as applied_snapshot, s.applied_ts as applied_at, s.updated_at,
            b.changes as changes_behind, b.bytes as bytes_behind,
            coalesce(extract(epoch from clock_timestamp() - b.since), 0)::numeric(20, 3) as seconds_behind,
-           s.last_error, s.sqlstate, s.hint, s.error_since
+           s.last_error, s.sqlstate, s.hint, s.error_since, s.stages
       from pyreplica.slave s, pyreplica.behind(s.rank, s.snapshot) b;
 comment on view pyreplica.slave_status is 'one row per slave: where it stands, how far behind it is, and what stops it';

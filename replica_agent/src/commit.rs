@@ -28,6 +28,8 @@
 //! number, in a group neither prepared nor decided. `begin` gives up waiting for the row after a second; the next
 //! session's recovery then settles what holds it.
 
+use std::time::Instant;
+
 use postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::applier::{Applied, Applier, CarriedOut};
@@ -40,6 +42,7 @@ use crate::position::Position;
 use crate::quote;
 use crate::retry;
 use crate::session;
+use crate::stages::{Stages, Total};
 use crate::tables::Tables;
 use crate::wake::{Cancelable, Cancels, Stop};
 use recovery::{gid, take_over};
@@ -80,6 +83,9 @@ pub struct SlaveSession {
     mover: Statement,
     timeline: i32,
     phase: Phase,
+    /// Of the batch at hand, and of all before it.
+    stages: Stages,
+    total: Total,
     _cancelable: Cancelable,
 }
 
@@ -138,6 +144,8 @@ impl SlaveSession {
             mover,
             timeline: 0,
             phase: Phase::Idle,
+            stages: Stages::default(),
+            total: Total::default(),
             _cancelable: cancelable,
         })
     }
@@ -195,8 +203,25 @@ impl SlaveSession {
         self.timeline = timeline;
     }
 
+    /// Where to add up what batches took.
+    pub fn count_to(&mut self, total: Total) {
+        self.total = total;
+    }
+
     /// Applies a window in the transaction at hand, beginning it if there is none.
     pub fn apply(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
+        let began = Instant::now();
+        let applied = self.apply_window(window, stop)?;
+        self.stages.seconds.apply += began.elapsed().as_secs_f64();
+        self.stages.spent(window.spent);
+        if let Some(end) = &window.end {
+            self.stages.transactions = end.transactions as u64;
+            self.stages.rows = end.changes as u64;
+        }
+        Ok(applied)
+    }
+
+    fn apply_window(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
         if window.chunks.is_empty() {
             return Ok(Applied::Done);
         }
@@ -314,6 +339,7 @@ impl SlaveSession {
     /// First half: afterwards only a failure of the master's decision can undo the batch. Without two-phase commit
     /// nothing happens but the writing of the position.
     pub fn prepare(&mut self, position: &Position, batch: i64) -> Result<()> {
+        let began = Instant::now();
         self.begin()?;
         failpoint::hit("commit.after_apply");
         let failed =
@@ -346,11 +372,13 @@ impl SlaveSession {
             failpoint::hit("commit.after_prepare");
         }
         self.batch = batch;
+        self.stages.seconds.prepare += began.elapsed().as_secs_f64();
         Ok(())
     }
 
     /// Second half. Gives the number of conflicts in the batch.
     pub fn commit(&mut self) -> Result<u64> {
+        let began = Instant::now();
         let command = match self.phase {
             Phase::Prepared => format!("commit prepared {}", quote::literal(&self.gid()?)),
             _ => "commit".to_owned(),
@@ -370,6 +398,11 @@ impl SlaveSession {
         // PREPARE TRANSACTION and COMMIT PREPARED wait for the disk.
         self.durable = self.two_phase;
         failpoint::hit("commit.after_commit");
+        let mut batch = std::mem::take(&mut self.stages);
+        batch.seconds.commit += began.elapsed().as_secs_f64();
+        batch.batches = 1;
+        log::debug!("slave \"{}\": batch {}: {batch}", self.name, self.batch);
+        self.total.add(&batch);
         Ok(self.applier.end_batch())
     }
 
@@ -399,6 +432,7 @@ impl SlaveSession {
 
     /// Undoes the batch at hand, prepared or not.
     pub fn rollback(&mut self) -> Result<()> {
+        self.stages = Stages::default();
         let command = match self.phase {
             Phase::Idle => return Ok(()),
             Phase::Open => "rollback".to_owned(),

@@ -13,6 +13,7 @@ use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::session;
+use crate::stages::Stages;
 use crate::tables::Captured;
 use crate::wake::{Cancelable, Cancels, Stop};
 
@@ -158,7 +159,7 @@ impl Control {
                  {horizon_rank} (transaction {horizon_xid})."
             ))
             .hint("Copy the slave again with \"replica_agent copy\".");
-        self.report(slave, "needs copy", None, Some(&error))?;
+        self.report(slave, "needs copy", None, Some(&error), None)?;
         Err(error)
     }
 
@@ -180,6 +181,7 @@ impl Control {
         state: &str,
         position: Option<&Position>,
         error: Option<&Error>,
+        stages: Option<&Stages>,
     ) -> Result<bool> {
         let written = self
             .client
@@ -195,6 +197,7 @@ impl Control {
                     &error.map(one_line),
                     &error.and_then(|e| e.sqlstate()),
                     &error.and_then(|e| e.hint_text()),
+                    &stages.map(Stages::to_json),
                 ],
             )
             .map_err(|e| {

@@ -13,13 +13,16 @@ use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Hub, Seat};
 use crate::identity::Identities;
-use crate::plan::{Planner, Window};
+use crate::plan::Window;
 use crate::position::{Position, Target};
-use crate::reader::{Found, Limits, Part, Reader};
+use crate::reader::{Found, Limits, Reader};
 use crate::rest::{Rest, Step};
 use crate::session;
+use crate::stages::Totals;
 use crate::wake::{Cancels, Stop, Waker};
+use planning::Planning;
 
+mod planning;
 mod together;
 
 /// Windows under way; with their size this bounds the memory of a slave.
@@ -36,6 +39,7 @@ pub struct Context {
     pub cancels: Cancels,
     pub waker: Waker,
     pub identities: Identities,
+    pub totals: Totals,
     /// For slaves that read together.
     hub: Option<Arc<Hub>>,
 }
@@ -53,6 +57,7 @@ impl Context {
             cancels: Cancels::default(),
             waker: Waker::default(),
             identities: Identities::default(),
+            totals: Totals::default(),
             hub: several.then(Arc::default),
         }
     }
@@ -142,7 +147,7 @@ fn read(
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
     let mut reading = Reading {
         reader: Reader::new(client, context.config.agent_name(), &names, context.limits())?,
-        planner: Planner::default(),
+        planning: Planning::new(),
         rest: Rest::new(context.config.agent.timer, Instant::now()),
         items,
         news,
@@ -163,7 +168,7 @@ fn read(
 /// A reader at work for one feed.
 struct Reading<'a> {
     reader: Reader,
-    planner: Planner,
+    planning: Planning,
     rest: Rest,
     items: &'a Sender<Result<Item>>,
     news: Receiver<()>,
@@ -186,12 +191,13 @@ impl Reading<'_> {
 
     /// Reads a batch for this feed alone; `more`: even at its end there is more.
     fn read(&mut self, position: &mut Position, target: Option<&Target>, more: bool) -> Result<Found> {
-        let Reading { reader, planner, items, .. } = self;
+        let Reading { reader, planning, items, .. } = self;
+        planning.begin();
         let found = reader.read(position, target, &mut |mut part| {
             if let Some(end) = &mut part.end {
                 end.more |= more;
             }
-            plan(planner, part, &mut |window| hand_on(items, Item::Window(Arc::new(window))))
+            planning.add(part, &mut |window| hand_on(items, Item::Window(Arc::new(window))))
         })?;
         if found != Found::Nothing {
             self.rest.news(Instant::now());
@@ -240,26 +246,4 @@ fn hand_on(items: &Sender<Result<Item>>, item: Item) -> Result<()> {
 
 fn nobody_takes() -> Error {
     Error::new(Kind::Stopped, "nobody takes what is read")
-}
-
-/// Hands on the windows that a part fills or ends.
-fn plan(planner: &mut Planner, part: Part, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
-    for chunk in part.chunks {
-        let Err(chunk) = planner.add(chunk) else {
-            if planner.is_full() {
-                hand_on(planner.finish(None))?;
-            }
-            continue;
-        };
-        if !planner.is_empty() {
-            hand_on(planner.finish(None))?;
-        }
-        if let Err(chunk) = planner.add(*chunk) {
-            hand_on(Window { chunks: vec![*chunk], plan: None, end: None })?;
-        }
-    }
-    match part.end {
-        Some(end) => hand_on(planner.finish(Some(end))),
-        None => Ok(()),
-    }
 }

@@ -60,8 +60,14 @@ impl Member {
         };
         // The predecessor may have died before it was.
         session.make_durable()?;
-        let mut member =
-            Member { reporter: Reporter::new(&session.name, &position), session, position, again: None };
+        let total = context.totals.of(&session.name);
+        session.count_to(total.clone());
+        let mut member = Member {
+            reporter: Reporter::new(&session.name, &position, total),
+            session,
+            position,
+            again: None,
+        };
         member.reporter.state(control, State::CatchingUp)?;
         member.copy_new_tables(context, control)?;
         member.finish_schema(context, control)?;
@@ -376,7 +382,7 @@ pub fn stand_by(context: &Context, control: &mut Control, slave: &str, mode: Mod
 pub fn report_last(control: Option<&mut Control>, slave: &str, error: Option<&Error>) {
     let Some(control) = control else { return };
     let state = if error.is_some() { "error" } else { "stopped" };
-    if let Err(e) = control.report(slave, state, None, error) {
+    if let Err(e) = control.report(slave, state, None, error, None) {
         log::debug!("slave \"{slave}\": {e:#}");
     }
 }

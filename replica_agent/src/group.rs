@@ -119,7 +119,7 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
 
 fn wait_for(control: Option<&mut Control>, slave: &str) {
     let Some(control) = control else { return };
-    if let Err(e) = control.report(slave, &State::Waiting.to_string(), None, None) {
+    if let Err(e) = control.report(slave, &State::Waiting.to_string(), None, None, None) {
         log::debug!("slave \"{slave}\": {e:#}");
     }
 }

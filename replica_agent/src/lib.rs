@@ -18,6 +18,7 @@ pub mod position;
 pub mod decode;
 pub mod rest;
 pub mod reader;
+pub mod stages;
 pub mod plan;
 pub mod tables;
 pub mod slave_table;

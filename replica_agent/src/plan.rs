@@ -28,6 +28,7 @@
 use crate::decode::{Column, Relation, Value};
 use crate::position::Xid;
 use crate::reader::{Chunk, End};
+use crate::stages::Spent;
 use net::NetEffect;
 
 mod net;
@@ -40,13 +41,14 @@ const WINDOW_BYTES: usize = 2 * 1024 * 1024;
 const WINDOW_PLACES: usize = 512 * 1024;
 
 /// What is applied at once: whole chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Window {
     pub chunks: Vec<Chunk>,
     /// `None`: only one after the other will do.
     pub plan: Option<Plan>,
     /// Set in the last window of a batch.
     pub end: Option<End>,
+    pub spent: Spent,
 }
 
 /// What a chunk takes beside its payload: itself, its transaction, the allocator's share.
@@ -278,6 +280,6 @@ impl Planner {
     pub fn finish(&mut self, end: Option<End>) -> Window {
         self.bytes = 0;
         let chunks = std::mem::take(&mut self.chunks);
-        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end }
+        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end, spent: Spent::default() }
     }
 }

@@ -73,6 +73,9 @@ pub struct End {
     pub position: Position,
     /// The limits cut the batch: there may be more to read at once.
     pub more: bool,
+    /// Of the batch.
+    pub transactions: usize,
+    pub changes: usize,
 }
 
 /// What a read has found.
@@ -176,6 +179,8 @@ impl Reader {
             position.rank = last.transaction.rank;
             position.last_xid = Some(last.transaction.xid);
         }
+        let transactions = heads.len();
+        let changes = heads.iter().map(|head| head.changes).sum();
         let mut parts = Parts { chunks: Vec::new(), bytes: 0, hand_on };
         for head in heads {
             match head.payload {
@@ -183,7 +188,7 @@ impl Reader {
                 None => self.stream(&head.transaction, head.chunks, &mut parts)?,
             }
         }
-        parts.finish(End { position: position.clone(), more })?;
+        parts.finish(End { position: position.clone(), more, transactions, changes })?;
         Ok(if more { Found::Some } else { Found::All })
     }
 

@@ -10,6 +10,7 @@ use crate::control::Control;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::position::Position;
+use crate::stages::Total;
 
 /// One update a second and slave keeps `slave_status` fresh, and costs the master nothing that matters.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +52,7 @@ impl fmt::Display for State {
 pub struct Reporter {
     slave: String,
     state: Option<State>,
+    total: Total,
     /// Committed on the slave, not yet told to the master.
     news: Option<Position>,
     /// There is more, which a crash of the slave could still undo.
@@ -65,11 +67,12 @@ pub struct Reporter {
 
 impl Reporter {
     /// For a slave that stands at this position: its predecessor may have died before it could tell the master.
-    pub fn new(slave: &str, position: &Position) -> Self {
+    pub fn new(slave: &str, position: &Position, total: Total) -> Self {
         let now = Instant::now();
         Reporter {
             slave: slave.to_owned(),
             state: None,
+            total,
             news: Some(position.clone()),
             volatile: false,
             held: false,
@@ -159,7 +162,7 @@ impl Reporter {
     fn write(&mut self, control: &mut Control) -> Result<()> {
         failpoint::hit("report.before");
         let state = self.state.unwrap_or(State::CatchingUp).to_string();
-        if !control.report(&self.slave, &state, self.news.as_ref(), None)? {
+        if !control.report(&self.slave, &state, self.news.as_ref(), None, Some(&self.total.get()))? {
             return Err(Error::given_up(&format!("slave \"{}\"", self.slave)));
         }
         self.news = None;

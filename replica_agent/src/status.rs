@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::{Config, Slave};
 use crate::error::{Error, Result};
 use crate::session::{connect_master, connect_slave};
+use crate::stages::Stages;
 
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -44,6 +45,8 @@ pub struct OnMaster {
     pub sqlstate: Option<String>,
     pub hint: Option<String>,
     pub error_since: Option<String>,
+    /// Where the time went; None before the first batch.
+    pub stages: Option<Stages>,
 }
 
 /// What the agent has written there: the truth about the position.
@@ -105,6 +108,7 @@ fn on_master(master: &mut Client, config: &Config) -> Result<Vec<(String, OnMast
                 sqlstate: row.get(10),
                 hint: row.get(11),
                 error_since: row.get(12),
+                stages: row.get::<_, Option<&str>>(13).and_then(|text| serde_json::from_str(text).ok()),
             };
             (row.get(0), known)
         })
@@ -196,6 +200,9 @@ impl SlaveStatus {
     }
 
     fn remarks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(stages) = self.on_master.as_ref().and_then(|row| row.stages.as_ref()) {
+            writeln!(f, "{}: {stages}", self.name)?;
+        }
         if let Some(e) = &self.slave_error {
             writeln!(f, "{}: {e}", self.name)?;
         }
@@ -250,6 +257,7 @@ mod tests {
             sqlstate: Some("23505".into()),
             hint: Some("Remove the row.".into()),
             error_since: Some("2025-01-01 10:00:00+00".into()),
+            stages: Some(Stages { batches: 2, transactions: 5, rows: 70, ..Stages::default() }),
         };
         let down = |name: &str| SlaveStatus {
             name: name.into(),
@@ -269,6 +277,7 @@ mod tests {
              slave    state  since                   behind            delay  position  conflicts\n\
              reports  error  2025-01-01 10:00:00+00  3 changes, 12 kB  1.2 s  7         -\n\
              archive  -      -                       -                 -      -         -\n\
+             reports: 70 rows, 5 transactions, 2 batches; seconds: fetch 0.000, plan 0.000, apply 0.000, prepare 0.000, commit 0.000\n\
              reports: could not connect\n\
              reports: since 2025-01-01 10:00:00+00: could not apply (SQLSTATE 23505)\n\
              reports: HINT:  Remove the row.\n\
@@ -280,6 +289,8 @@ mod tests {
     fn for_scripts() {
         let json: serde_json::Value = serde_json::from_str(&example().to_json()).unwrap();
         assert_eq!(json["slaves"][0]["on_master"]["changes_behind"], 3);
+        assert_eq!(json["slaves"][0]["on_master"]["stages"]["rows"], 70);
+        assert_eq!(json["slaves"][0]["on_master"]["stages"]["seconds"]["apply"], 0.0);
         assert_eq!(json["slaves"][1]["slave_error"], "could not connect");
         assert!(json["master_error"].is_null());
     }

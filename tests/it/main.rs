@@ -26,6 +26,7 @@ mod conflicts; // rows on a slave that are not what a change expects
 mod setwise; // many changes at once, as their net effect
 mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
+mod stages; // where the time of a slave goes
 mod restart; // agent, master and slaves stop and come back
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave

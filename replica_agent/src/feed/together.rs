@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{select, Receiver, Sender, TrySendError};
 use postgres::Client;
 
-use super::{hand_on, nobody_takes, plan, Item, Reading};
+use super::{hand_on, nobody_takes, Item, Reading};
 use crate::commit::MasterId;
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Batch, Hub, Seat, Turn, BATCH_BYTES, PATIENCE};
@@ -85,8 +85,9 @@ impl Reading<'_> {
             }
             let from = position.clone();
             let mut batch = Growing::new(self.items, &seat);
-            let Reading { reader, planner, .. } = self;
-            let mut plan = |part| plan(planner, part, &mut |window| batch.add(window));
+            let Reading { reader, planning, .. } = self;
+            planning.begin();
+            let mut plan = |part| planning.add(part, &mut |window| batch.add(window));
             let found = reader.read(position, None, &mut plan)?;
             if found == Found::Nothing {
                 *position = from;

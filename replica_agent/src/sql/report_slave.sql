@@ -1,10 +1,11 @@
--- What the agent knows of slave $2: state $3, position $4, $5, $6 (NULL: as before), error $7, $8, $9.
+-- What the agent knows of slave $2: state $3, position $4, $5, $6 (NULL: as before), error $7, $8, $9, stages $10
+-- (NULL: as before).
 -- A slave that was given up stays so until it is registered anew. An error stands until the slave has moved on: that it
 -- is tried again is not news.
 insert into pyreplica.slave as s
-       (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since)
+       (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since, stages)
 values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7::text, $8, $9,
-        case when $7::text is not null then clock_timestamp() end)
+        case when $7::text is not null then clock_timestamp() end, $10::text::jsonb)
 on conflict (agent, name) do update
    set (state, state_since, last_error, sqlstate, hint, error_since) =
        (select case when k.keep then s.state else excluded.state end,
@@ -20,5 +21,6 @@ on conflict (agent, name) do update
        rank = coalesce(excluded.rank, s.rank),
        snapshot = coalesce(excluded.snapshot, s.snapshot),
        applied_ts = coalesce(excluded.applied_ts, s.applied_ts),
+       stages = coalesce(excluded.stages, s.stages),
        updated_at = clock_timestamp()
  where s.state <> 'needs copy'

@@ -1,0 +1,64 @@
+//! From parts as they are read to windows as they are applied, with what it took.
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::plan::{Planner, Window};
+use crate::reader::Part;
+use crate::stages::Spent;
+
+pub struct Planning {
+    planner: Planner,
+    spent: Spent,
+    /// Since then nothing has been counted.
+    mark: Instant,
+}
+
+impl Planning {
+    pub fn new() -> Self {
+        Planning { planner: Planner::default(), spent: Spent::default(), mark: Instant::now() }
+    }
+
+    /// Before each read: what was before is not part of it.
+    pub fn begin(&mut self) {
+        self.mark = Instant::now();
+    }
+
+    /// Hands on the windows that a part fills or ends.
+    pub fn add(&mut self, part: Part, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
+        self.spent.fetch += self.mark.elapsed();
+        self.begin();
+        for chunk in part.chunks {
+            let Err(chunk) = self.planner.add(chunk) else {
+                if self.planner.is_full() {
+                    let window = self.planner.finish(None);
+                    self.hand_on(window, hand_on)?;
+                }
+                continue;
+            };
+            if !self.planner.is_empty() {
+                let window = self.planner.finish(None);
+                self.hand_on(window, hand_on)?;
+            }
+            if let Err(chunk) = self.planner.add(*chunk) {
+                self.hand_on(Window { chunks: vec![*chunk], ..Window::default() }, hand_on)?;
+            }
+        }
+        if let Some(end) = part.end {
+            let window = self.planner.finish(Some(end));
+            self.hand_on(window, hand_on)?;
+        }
+        self.spent.plan += self.mark.elapsed();
+        self.begin();
+        Ok(())
+    }
+
+    /// Whoever takes the window may let us wait.
+    fn hand_on(&mut self, mut window: Window, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
+        self.spent.plan += self.mark.elapsed();
+        window.spent = std::mem::take(&mut self.spent);
+        hand_on(window)?;
+        self.begin();
+        Ok(())
+    }
+}
