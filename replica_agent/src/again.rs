@@ -17,6 +17,7 @@
 //! a table that is not in `copied_table` and asked for: it is copied at the next start, before the stream begins.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, Receiver};
@@ -205,8 +206,8 @@ impl Member {
         })?;
         failpoint::hit("again.before_commit");
         self.commit(from)?;
-        self.session.tables =
-            Tables::load(&mut self.session.client, agent, &slave, self.session.tables.initial())?;
+        let (initial, mapping) = (self.session.tables.initial(), Arc::clone(self.session.tables.mapping()));
+        self.session.tables = Tables::load(&mut self.session.client, agent, &slave, initial, &mapping)?;
         self.reporter.hold(false);
         failpoint::hit("again.after_commit");
         Ok(true)

@@ -15,6 +15,7 @@ use crate::bind::param_type;
 use crate::decode::{Change, Column, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
+use crate::mapping::{Mapping, Name};
 use crate::reader::{Chunk, Transaction};
 use crate::set_statement::ArrayTypes;
 use crate::slave_table::{describe, SlaveTable};
@@ -46,11 +47,10 @@ pub enum Applied {
     },
 }
 
-type Name = (String, String);
-
 pub struct Applier {
     agent: String,
     slave: String,
+    mapping: Arc<Mapping>,
     statements: HashMap<Vec<u8>, Statement>,
     /// For many rows; `None` where they go one by one.
     set_statements: HashMap<Vec<u8>, Option<Statement>>,
@@ -61,9 +61,9 @@ pub struct Applier {
     unchecked: HashSet<u32>,
     /// How to look that up.
     now: Option<Statement>,
-    /// By their names on the slave.
+    /// By their names on the master.
     tables: HashMap<Name, Arc<SlaveTable>>,
-    /// Relations of the batch at hand that the slave has by another name.
+    /// Relations of the batch at hand that the slave has by another of their names.
     aliases: HashMap<(Name, u32), Name>,
     /// Key into `statements`, kept to spare an allocation per change.
     shape: Vec<u8>,
@@ -75,10 +75,11 @@ pub struct Applier {
 }
 
 impl Applier {
-    pub fn new(agent: &str, slave: &str) -> Self {
+    pub fn new(agent: &str, slave: &str, mapping: &Arc<Mapping>) -> Self {
         Applier {
             agent: agent.to_owned(),
             slave: slave.to_owned(),
+            mapping: Arc::clone(mapping),
             statements: HashMap::new(),
             set_statements: HashMap::new(),
             arrays: ArrayTypes::new(),
@@ -182,12 +183,12 @@ impl Applier {
         Ok(gate)
     }
 
-    /// Is there a table of this name on the slave?
+    /// Is there a table on the slave for the master's of this name?
     fn find(&mut self, client: &mut Client, relation: &Relation, name: Name) -> Result<bool> {
         if self.tables.contains_key(&name) {
             return Ok(true);
         }
-        let found = describe(client, relation, &name)?;
+        let found = describe(client, relation, &self.mapping, &name)?;
         let there = found.is_some();
         if let Some(table) = found {
             self.tables.insert(name, Arc::new(table));
@@ -195,7 +196,7 @@ impl Applier {
         Ok(there)
     }
 
-    /// A relation's name on the slave.
+    /// That of a relation's names by which the slave knows it.
     fn name_of(&self, relation: &Relation) -> Name {
         let own = (relation.schema.to_owned(), relation.name.to_owned());
         if self.aliases.is_empty() {
@@ -292,7 +293,8 @@ impl Applier {
     /// old values were compared as the types of that time.
     fn was_altered(&mut self, client: &mut Client, relation: &Relation) -> Result<bool> {
         let known = self.table(client, relation)?;
-        let altered = Some(&*known) != describe(client, relation, &self.name_of(relation))?.as_ref();
+        let altered =
+            Some(&*known) != describe(client, relation, &self.mapping, &self.name_of(relation))?.as_ref();
         if altered {
             self.forget();
         }

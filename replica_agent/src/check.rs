@@ -59,7 +59,7 @@ impl Report {
     }
 
     /// The first error, for those who cannot go on with one.
-    fn into_result(self) -> Result<()> {
+    pub(crate) fn into_result(self) -> Result<()> {
         match self.findings.into_iter().find(|finding| finding.level == Level::Error) {
             None => Ok(()),
             Some(finding) => {

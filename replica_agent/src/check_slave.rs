@@ -5,9 +5,11 @@
 use postgres::Client;
 
 use crate::check::{MasterFacts, Report, Server};
+use crate::check_mapping;
 use crate::config::{Config, Initial, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Result};
+use crate::mapping::Rule;
 use crate::quote;
 use crate::session::replication_role_grant;
 use crate::shape::{shapes, Shape};
@@ -71,15 +73,21 @@ pub(crate) fn check(
             "Text that the slave's encoding cannot hold stops it; create its database with the master's encoding.",
         );
     }
-    let shapes = shapes(client, &at, &facts.tables, RIGHTS)?;
+    let mapping = &slave.mapping;
+    check_mapping::names(mapping, &facts.tables, &at, report);
+    // As the master calls them, and as they are to be found here.
+    let wanted = mapping.wanted(facts.tables.clone());
+    let tables: Vec<CapturedTable> = wanted.iter().map(|table| mapping.on_slave(table)).collect();
+    let shapes = shapes(client, &at, &tables, RIGHTS)?;
     let mut to_make = Vec::new();
-    for table in &facts.tables {
-        let of = |shapes: &'_ [Shape]| {
+    for (on_master, table) in wanted.iter().zip(&tables) {
+        let of = |shapes: &'_ [Shape], table: &CapturedTable| {
             shapes.iter().position(|s| s.schema == table.schema && s.name == table.name)
         };
-        match (of(&facts.shapes), of(&shapes)) {
-            (Some(on_master), Some(here)) => {
-                compare(table, &facts.shapes[on_master], &shapes[here], &at, &server.user, report);
+        match (of(&facts.shapes, on_master), of(&shapes, table)) {
+            (Some(shape), Some(here)) => {
+                let rule = mapping.rule(&on_master.schema, &on_master.name).map(|rule| &**rule);
+                compare(table, rule, &facts.shapes[shape], &shapes[here], &at, &server.user, report);
             }
             (Some(_), None) if slave.schema => to_make.push(table.schema.as_str()),
             (Some(_), None) => report.error(
@@ -90,9 +98,9 @@ pub(crate) fn check(
         }
     }
     part(may_make(client, &at, &server, &to_make, report), report);
-    part(firing(client, &at, silent, &facts.tables, report), report);
+    part(firing(client, &at, silent, &tables, report), report);
     if slave.initial == Initial::Copy {
-        part(filled(client, &at, config.agent_name(), slave, &facts.tables, &shapes, report), report);
+        part(filled(client, &at, config.agent_name(), slave, &wanted, &shapes, report), report);
     }
     Ok(server)
 }
@@ -100,6 +108,7 @@ pub(crate) fn check(
 /// The table of the slave must take every row of the master's and find it again by its key.
 fn compare(
     table: &CapturedTable,
+    rule: Option<&Rule>,
     on_master: &Shape,
     here: &Shape,
     at: &str,
@@ -123,36 +132,45 @@ fn compare(
             ),
         );
     }
+    let values = rule.map(|rule| &rule.values);
+    let computed = |name: &str| values.is_some_and(|values| values.contains_key(name));
+    // What the slave gets of the master's columns, by their names here. One that is generated on the master is not sent,
+    // so nothing fills an ordinary one here either.
+    let mut sent: Vec<&str> = Vec::new();
     for column in on_master.columns.iter().filter(|column| !column.generated) {
-        match here.column(&column.name) {
+        let taken = rule.map_or(Some(column.name.as_str()), |rule| rule.column(&column.name));
+        let Some(taken) = taken.filter(|taken| !computed(taken)) else { continue };
+        sent.push(taken);
+        match here.column(taken) {
             None => report.error(
-                format!("{at}: table {name} has no column \"{}\"", column.name),
+                format!("{at}: table {name} has no column \"{taken}\""),
                 format!(
-                    "Run there: ALTER TABLE {quoted} ADD COLUMN {} {}.",
-                    quote::ident(&column.name),
-                    column.type_name
+                    "Run there: ALTER TABLE {quoted} ADD COLUMN {} {}. Or leave it out with columns = {{ {:?} = false }} \
+                     in a [[slave.table]].",
+                    quote::ident(taken),
+                    column.type_name,
+                    column.name
                 ),
             ),
             Some(other) if other.generated => report.error(
-                format!(
-                    "{at}: column \"{}\" of table {name} is generated, that of the master is not",
-                    column.name
-                ),
+                format!("{at}: column \"{taken}\" of table {name} is generated, that of the master is not"),
                 "Make it an ordinary column on the slave.",
             ),
             Some(other) if other.type_name != column.type_name => report.warning(
                 format!(
-                    "{at}: column \"{}\" of table {name} has type {}, that of the master {}",
-                    column.name, other.type_name, column.type_name
+                    "{at}: column \"{taken}\" of table {name} has type {}, that of the master {}",
+                    other.type_name, column.type_name
                 ),
                 "Values are cast; one that does not fit stops the slave.",
             ),
             Some(_) => {}
         }
     }
+    if let Some(rule) = rule {
+        check_mapping::columns(rule, table, on_master, here, &sent, at, report);
+    }
     for column in &here.columns {
-        // A column that is generated on the master is not sent, so nothing fills an ordinary one here either.
-        let sent = on_master.column(&column.name).is_some_and(|other| !other.generated);
+        let sent = sent.contains(&column.name.as_str()) || computed(&column.name);
         if !sent && column.not_null && !column.filled && !column.generated {
             report.error(
                 format!("{at}: column \"{}\" of table {name} is NOT NULL without a default, and the master does not send it", column.name),
@@ -328,7 +346,8 @@ fn filled(
     };
     let mut filled = Vec::new();
     for table in tables {
-        let shape = here.iter().find(|shape| shape.schema == table.schema && shape.name == table.name);
+        let there = slave.mapping.on_slave(table);
+        let shape = here.iter().find(|shape| shape.schema == there.schema && shape.name == there.name);
         let Some(shape) = shape.filter(|shape| shape.is_table() && shape.missing_rights.is_empty()) else {
             continue;
         };
@@ -336,10 +355,10 @@ fn filled(
             continue;
         }
         let holds: bool = client
-            .query_one(&format!("select exists (select from {}{})", shape.only(), table.quoted()), &[])?
+            .query_one(&format!("select exists (select from {}{})", shape.only(), there.quoted()), &[])?
             .get(0);
         if holds {
-            filled.push(table.full_name());
+            filled.push(there.full_name());
         }
     }
     if !filled.is_empty() {

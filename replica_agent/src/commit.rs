@@ -131,7 +131,7 @@ impl SlaveSession {
             Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
         })?;
         Ok(SlaveSession {
-            tables: Tables::load(&mut client, agent, name, slave.initial)?,
+            tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
             client,
             name: name.clone(),
             batch: 0,
@@ -140,7 +140,7 @@ impl SlaveSession {
             durable: slave.two_phase,
             net,
             savepoint: false,
-            applier: Applier::new(agent, name),
+            applier: Applier::new(agent, name, &slave.mapping),
             mover,
             timeline: 0,
             phase: Phase::Idle,

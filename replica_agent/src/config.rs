@@ -6,14 +6,17 @@
 
 mod check;
 mod file;
+mod mapping;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
+use crate::mapping::Mapping;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -60,6 +63,8 @@ pub struct Slave {
     pub schema: bool,
     pub two_phase: bool,
     pub apply: Apply,
+    /// What it gets, by which names, and what becomes of the rows on the way.
+    pub mapping: Arc<Mapping>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::again::{self, Again};
 use crate::applier::Applied;
+use crate::check_mapping;
 use crate::commit::{SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
@@ -78,9 +79,10 @@ impl Member {
     pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let captured = control.captured()?;
         let SlaveSession { client, tables, name, .. } = &mut self.session;
-        let missing = tables.settle(client, &captured)?;
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(name)?;
+        check_mapping::refuse(&slave.mapping, &captured, name)?;
+        let missing = tables.settle(client, &captured)?;
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
             if slave.schema {

@@ -220,14 +220,15 @@ impl Plan {
         self.values(chunks, key.0, table.relation.key.len())
     }
 
-    /// The values of all columns.
-    pub fn row<'c>(
+    /// The values of these columns.
+    pub fn columns<'c>(
         &'c self,
         chunks: &'c [Chunk],
-        table: &TablePlan,
         row: Row,
+        columns: &'c [usize],
     ) -> impl Iterator<Item = Value<'c>> + 'c {
-        self.values(chunks, row.0, table.relation.columns.len())
+        let places = &self.places[row.0 as usize..];
+        columns.iter().map(move |&n| places[n].value(chunks))
     }
 
     /// New and old value of the `n`th column of the group.

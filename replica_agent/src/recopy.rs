@@ -65,7 +65,7 @@ pub fn recopy_tables(config: &Config, slave: &Slave, wanted: &[String], stop: &S
     let context = Context::new(config, stop);
     let agent = config.agent_name();
     let mut control = Control::open(config, &context.cancels)?;
-    let tables = choose(control.captured()?, wanted)?;
+    let tables = choose(slave.mapping.wanted(control.captured()?), wanted)?;
     let mut client = session::connect_slave(slave)?;
     create_schema(&mut client, &slave.name)?;
     if config.agent.commit == CommitMode::Atomic {
@@ -149,8 +149,8 @@ fn begin_again(
     // What the tables hold does not matter: they are emptied.
     let as_is = Slave { initial: Initial::Current, ..slave.clone() };
     check::preflight(&mut control.client, &mut session.client, &context.config, &as_is)?;
-    empty(&mut session.client, agent, &slave.name, &control.captured()?)?;
-    session.tables = Tables::load(&mut session.client, agent, &slave.name, slave.initial)?;
+    empty(&mut session.client, agent, slave, &control.captured()?)?;
+    session.tables = Tables::load(&mut session.client, agent, &slave.name, slave.initial, &slave.mapping)?;
 
     let mut member = Member::start(context, control, session)?;
     member.reporter.state(control, State::Stopped)?;
@@ -172,9 +172,12 @@ fn lock_out(control: &mut Control, config: &Config, slave: &str, stop: &Stop) ->
     Ok(())
 }
 
-fn empty(client: &mut Client, agent: &str, slave: &str, tables: &[CapturedTable]) -> Result<()> {
+fn empty(client: &mut Client, agent: &str, slave: &Slave, captured: &[CapturedTable]) -> Result<()> {
+    let Slave { name: slave, mapping, .. } = slave;
+    let wanted = mapping.wanted(captured.to_vec());
+    let tables: Vec<CapturedTable> = wanted.iter().map(|table| mapping.on_slave(table)).collect();
     let failed = |e| Error::from_pg(format!("could not empty the tables of slave \"{slave}\""), e);
-    let names: Vec<_> = shapes(client, &format!("slave \"{slave}\""), tables, &[])?
+    let names: Vec<_> = shapes(client, &format!("slave \"{slave}\""), &tables, &[])?
         .iter()
         .map(|shape| format!("{}{}", shape.only(), quote::qualified(&shape.schema, &shape.name)))
         .collect();

@@ -71,10 +71,14 @@ pub fn build(
     set: &[&Column],
     arrays: &ArrayTypes,
 ) -> Result<Option<String>> {
-    let names = || set.iter().map(|c| quote::ident(c.name)).collect::<Vec<_>>().join(", ");
+    let names = || -> Result<String> {
+        let names = set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name)));
+        Ok(names.collect::<Result<Vec<_>>>()?.join(", "))
+    };
     if operation == SetOperation::Copy {
         let fits = set.iter().all(|c| field(c, table).is_some());
-        return Ok(fits.then(|| format!("copy {} ({}) from stdin (format binary)", table.sql_name, names())));
+        let names = names()?;
+        return Ok(fits.then(|| format!("copy {} ({names}) from stdin (format binary)", table.sql_name)));
     }
     if key.iter().chain(set).any(|c| element(c, arrays).is_none()) {
         return Ok(None);
@@ -98,15 +102,15 @@ pub fn build(
         return Ok(Some(format!(
             "insert into {} ({}) overriding system value select {} from {source}",
             table.sql_name,
-            names(),
+            names()?,
             values.join(", ")
         )));
     }
 
     let mut conditions = Vec::new();
     for (c, n) in key.iter().zip(1..) {
-        let SlaveColumn { equality, type_name, .. } = table.column(c.name)?;
-        conditions.push(format!("t.{} {equality} cast(u.k{n} as {type_name})", quote::ident(c.name)));
+        let SlaveColumn { name, equality, type_name, .. } = table.column(c.name)?;
+        conditions.push(format!("t.{} {equality} cast(u.k{n} as {type_name})", quote::ident(name)));
     }
     if operation == SetOperation::Delete {
         let conditions = conditions.join(" and ");
@@ -118,7 +122,7 @@ pub fn build(
         if here.always_identity {
             return Ok(None);
         }
-        assignments.push(format!("{} = {value}", quote::ident(c.name)));
+        assignments.push(format!("{} = {value}", quote::ident(&here.name)));
         conditions.push(same(c, here, n));
     }
     Ok(Some(format!(
@@ -132,7 +136,7 @@ pub fn build(
 /// Whether the slave has the master's old value. Where `=` is not exact (numeric scale, citext) binary forms are
 /// compared, or text as in `statement`.
 fn same(column: &Column, here: &SlaveColumn, n: usize) -> String {
-    let name = quote::ident(column.name);
+    let name = quote::ident(&here.name);
     let (left, right) = (format!("t.{name}"), format!("u.o{n}"));
     if here.own_type == column.type_oid && column.binary {
         match column.type_oid {
@@ -167,6 +171,7 @@ mod tests {
     fn table() -> SlaveTable {
         let column = |name: &str, full_type: &str, oid: u32| SlaveColumn {
             name: name.into(),
+            from: Some(name.into()),
             type_name: full_type.split('(').next().unwrap().into(),
             full_type: full_type.into(),
             own_type: oid,
@@ -181,6 +186,7 @@ mod tests {
             sql_name: "\"s\".\"t\"".into(),
             only: true,
             one_by_one: false,
+            rule: None,
             columns: vec![
                 column("id", "bigint", 20),
                 column("sum", "numeric(10,2)", 1700),

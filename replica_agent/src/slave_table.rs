@@ -1,16 +1,21 @@
 //! A table as the slave has it: what statements on it have to know. Reads catalogs only.
 
+use std::sync::Arc;
+
 use postgres::Client;
 
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
 use crate::failure::failed_on;
+use crate::mapping::{Mapping, Name, Rule};
 use crate::quote;
 
 /// A column of a slave's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlaveColumn {
     pub name: String,
+    /// The master's column that it takes, by its name there.
+    pub from: Option<String>,
     /// Without and with its modifier: `varchar`, `varchar(10)`.
     pub type_name: String,
     pub full_type: String,
@@ -36,6 +41,7 @@ pub struct SlaveTable {
     /// Something there has to see each change: a trigger or rule that fires for a replica, or it is not a table.
     pub one_by_one: bool,
     pub columns: Vec<SlaveColumn>,
+    pub rule: Option<Arc<Rule>>,
 }
 
 impl SlaveTable {
@@ -44,20 +50,33 @@ impl SlaveTable {
         format!("{}{}", if self.only { "only " } else { "" }, self.sql_name)
     }
 
+    /// The column that takes what the master has in the column of this name.
     pub fn column(&self, name: &str) -> Result<&SlaveColumn> {
-        self.columns.iter().find(|c| c.name == name).ok_or_else(|| {
-            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(name)))
+        self.columns.iter().find(|c| c.from.as_deref() == Some(name)).ok_or_else(|| {
+            let here = self.rule.as_ref().and_then(|rule| rule.column(name)).unwrap_or(name);
+            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(here)))
                 .with_sqlstate("42703")
         })
     }
+
+    /// Those of the relation's columns that have a place here.
+    pub fn taken(&self, relation: &Relation, columns: impl Iterator<Item = usize>) -> Vec<usize> {
+        let Some(rule) = &self.rule else { return columns.collect() };
+        let is_taken =
+            |&n: &usize| relation.columns[n].as_ref().is_none_or(|c| rule.column(c.name).is_some());
+        columns.filter(is_taken).collect()
+    }
 }
 
-/// `None` when there is no table of this name. Errors name the relation.
+/// The slave's table for that table of the master; `None` when there is none. Errors name the relation.
 pub fn describe(
     client: &mut Client,
     relation: &Relation,
-    (schema, name): &(String, String),
+    mapping: &Mapping,
+    (schema, name): &Name,
 ) -> Result<Option<SlaveTable>> {
+    let rule = mapping.rule(schema, name).cloned();
+    let (schema, name) = &mapping.target(schema, name);
     let rows = client
         .query(include_str!("sql/slave_table.sql"), &[schema, name])
         .map_err(|e| failed_on(relation, e))?;
@@ -71,6 +90,7 @@ pub fn describe(
             .iter()
             .map(|row| SlaveColumn {
                 name: row.get("name"),
+                from: master_column(rule.as_deref(), row.get("name")),
                 type_name: row.get("type"),
                 full_type: row.get("full_type"),
                 own_type: row.get("own_type"),
@@ -83,5 +103,14 @@ pub fn describe(
                     .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),
             })
             .collect(),
+        rule,
     }))
+}
+
+/// The master's column for a column of the slave.
+fn master_column(rule: Option<&Rule>, here: &str) -> Option<String> {
+    let Some(Rule { columns, .. }) = rule else { return Some(here.to_owned()) };
+    let renamed =
+        columns.iter().find(|(_, name)| name.as_deref() == Some(here)).map(|(from, _)| from.as_str());
+    renamed.or((!columns.contains_key(here)).then_some(here)).map(str::to_owned)
 }

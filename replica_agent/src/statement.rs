@@ -36,7 +36,8 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
     };
     Ok(match operation {
         Operation::Insert => {
-            let names: Vec<_> = set.iter().map(|c| quote::ident(c.name)).collect();
+            let names: Vec<_> =
+                set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
             let values: Vec<_> = (1..=set.len()).map(|n| format!("${n}")).collect();
             format!(
                 "insert into {} ({}) overriding system value values ({})",
@@ -57,8 +58,8 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
                 let assignments: Vec<_> = set
                     .iter()
                     .zip(new + 1..)
-                    .map(|(c, n)| format!("{} = ${n}", quote::ident(c.name)))
-                    .collect();
+                    .map(|(c, n)| Ok(format!("{} = ${n}", quote::ident(&table.column(c.name)?.name))))
+                    .collect::<Result<_>>()?;
                 format!("update {} as t set {} where {conditions}", table.target(), assignments.join(", "))
             }
         }
@@ -77,8 +78,8 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
 /// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.
 fn key_conditions(table: &SlaveTable, key: &[&Column]) -> Result<Vec<String>> {
     let condition = |(c, n): (&&Column, usize)| {
-        let SlaveColumn { equality, type_name, .. } = table.column(c.name)?;
-        Ok(format!("t.{} {equality} cast(${n} as {type_name})", quote::ident(c.name)))
+        let SlaveColumn { name, equality, type_name, .. } = table.column(c.name)?;
+        Ok(format!("t.{} {equality} cast(${n} as {type_name})", quote::ident(name)))
     };
     key.iter().zip(1..).map(condition).collect()
 }
@@ -88,8 +89,8 @@ fn key_conditions(table: &SlaveTable, key: &[&Column]) -> Result<Vec<String>> {
 /// bytea has only one form, which as text would be twice as long.
 fn old_conditions(table: &SlaveTable, set: &[&Column], first: usize) -> Result<Vec<String>> {
     let condition = |(c, n): (&&Column, usize)| {
-        let SlaveColumn { full_type, .. } = table.column(c.name)?;
-        let name = quote::ident(c.name);
+        let SlaveColumn { name, full_type, .. } = table.column(c.name)?;
+        let name = quote::ident(name);
         Ok(if full_type == "bytea" {
             format!("(t.{name} is not distinct from cast(${n} as bytea))")
         } else {
@@ -116,7 +117,7 @@ fn replace(table: &SlaveTable, set: &[&Column], new: usize, conditions: &str) ->
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for column in table.columns.iter().filter(|c| !c.generated) {
         let name = quote::ident(&column.name);
-        values.push(match set.iter().position(|c| c.name == column.name) {
+        values.push(match set.iter().position(|c| column.from.as_deref() == Some(c.name)) {
             Some(i) => format!("cast(${} as {})", new + i + 1, column.full_type),
             None => format!("old.{name}"),
         });
@@ -139,6 +140,7 @@ mod tests {
     fn table() -> SlaveTable {
         let column = |name: &str, full_type: &str, always_identity| SlaveColumn {
             name: name.into(),
+            from: Some(name.into()),
             type_name: full_type.split('(').next().unwrap().into(),
             full_type: full_type.into(),
             own_type: 0,
@@ -153,6 +155,7 @@ mod tests {
             oid: 1,
             only: true,
             one_by_one: false,
+            rule: None,
             columns: vec![
                 column("id", "bigint", false),
                 column("name", "varchar(10)", false),

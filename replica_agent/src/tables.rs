@@ -4,12 +4,14 @@
 //! stream whether to apply its changes; and the list of tables that have to be copied first.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use postgres::Client;
 
 use crate::config::Initial;
 use crate::copy::{CapturedTable, CopiedTable};
 use crate::error::{Error, Result};
+use crate::mapping::Mapping;
 use crate::position::{Snapshot, Xid};
 
 type Name = (String, String);
@@ -65,6 +67,7 @@ pub struct Tables {
     agent: String,
     slave: String,
     initial: Initial,
+    mapping: Arc<Mapping>,
     copied: HashMap<Name, Copied>,
     /// Names that the stream gave to relations (by their oid on the master) and that had to be asked for there: the
     /// table as it is called now, `None` when it is no longer captured. Not on record: such a name may pass, and
@@ -85,7 +88,14 @@ pub struct Captured {
 }
 
 impl Tables {
-    pub fn load(client: &mut Client, agent: &str, slave: &str, initial: Initial) -> Result<Self> {
+    /// A table that the slave does not take any more is forgotten: should it come back, it is copied anew.
+    pub fn load(
+        client: &mut Client,
+        agent: &str,
+        slave: &str,
+        initial: Initial,
+        mapping: &Arc<Mapping>,
+    ) -> Result<Self> {
         let rows = client
             .query(
                 "select schema_name, table_name, trigger_oid, snapshot::text, rows
@@ -98,15 +108,18 @@ impl Tables {
         let mut copied = HashMap::new();
         for row in rows {
             let snapshot = row.get::<_, &str>(3).parse()?;
-            copied.insert(
-                (row.get(0), row.get(1)),
-                Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) },
-            );
+            let name: Name = (row.get(0), row.get(1));
+            if name != name_of("", "") && !mapping.wants(&name.0, &name.1) {
+                forget(client, agent, slave, &name)?;
+                continue;
+            }
+            copied.insert(name, Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) });
         }
         Ok(Tables {
             agent: agent.into(),
             slave: slave.into(),
             initial,
+            mapping: Arc::clone(mapping),
             copied,
             asked: HashMap::new(),
             held: None,
@@ -118,7 +131,14 @@ impl Tables {
         self.initial
     }
 
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
     pub fn gate(&self, schema: &str, name: &str, oid: u32, xid: Xid) -> Gate {
+        if !self.mapping.wants(schema, name) {
+            return Gate::Skip;
+        }
         let key = (name_of(schema, name), oid);
         if self.is_held(&key) {
             return Gate::Skip;
@@ -137,6 +157,9 @@ impl Tables {
 
     /// The same for all transactions from the first to the last; `None` where they differ, or more has to be asked.
     pub fn gate_of_all(&self, schema: &str, name: &str, oid: u32, (first, last): (Xid, Xid)) -> Option<Gate> {
+        if !self.mapping.wants(schema, name) {
+            return Some(Gate::Skip);
+        }
         let key = (name_of(schema, name), oid);
         if self.is_held(&key) {
             return Some(Gate::Skip);
@@ -179,13 +202,14 @@ impl Tables {
         self.unknown.as_ref().filter(|(met, _)| *met == name_of(schema, name)).map(|(_, oid)| *oid)
     }
 
-    /// Is every captured table known?
+    /// Is every captured table known that the slave is to have?
     pub fn complete(&self, captured: &[CapturedTable]) -> bool {
         captured.iter().all(|table| self.knows(table))
     }
 
     fn knows(&self, table: &CapturedTable) -> bool {
-        self.held.as_ref().is_some_and(|held| held.trigger_oid == table.trigger_oid)
+        !self.mapping.wants(&table.schema, &table.name)
+            || self.held.as_ref().is_some_and(|held| held.trigger_oid == table.trigger_oid)
             || self
                 .copied
                 .get(&(table.schema.clone(), table.name.clone()))
@@ -366,6 +390,20 @@ impl Tables {
     }
 }
 
+fn forget(client: &mut Client, agent: &str, slave: &str, (schema, name): &Name) -> Result<()> {
+    log::info!("slave \"{slave}\": table {schema}.{name} is left out from now on");
+    client
+        .execute(
+            "delete from pyreplica_agent.copied_table
+              where agent = $1 and slave = $2 and schema_name = $3 and table_name = $4",
+            &[&agent, &slave, schema, name],
+        )
+        .map_err(|e| {
+            Error::from_pg(format!("could not leave table {schema}.{name} out of slave \"{slave}\""), e)
+        })?;
+    Ok(())
+}
+
 fn name_of(schema: &str, name: &str) -> Name {
     (schema.to_owned(), name.to_owned())
 }
@@ -383,6 +421,7 @@ mod tests {
             agent: "a".into(),
             slave: "s".into(),
             initial: Initial::Copy,
+            mapping: Arc::default(),
             copied: HashMap::from([(name("t"), copied)]),
             asked: HashMap::from([((name("old"), 8), None), ((name("passing"), 7), Some(t_now))]),
             held: None,

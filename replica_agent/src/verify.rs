@@ -42,9 +42,10 @@ pub fn verify(
 ) -> Result<bool> {
     let mut master = connect_master(&config.master.dsn, "verify")?;
     prepare(&mut master, "the master")?;
-    let tables = choose(captured_tables(&mut master)?, wanted)?;
+    let captured = captured_tables(&mut master)?;
     let mut equal = true;
     for slave in slaves {
+        let tables = choose(slave.mapping.wanted(captured.clone()), wanted)?;
         match verify_slave(config, slave, &mut master, &tables, stop, out) {
             Ok(same) => equal &= same,
             Err(_) if stop.is_set() => return Err(stopped()),
@@ -87,17 +88,22 @@ fn compare_all(
     let mut equal = true;
     let at = format!("slave \"{}\"", pair.which.name);
     let on_master = shapes(pair.master, "the master", tables, &[])?;
-    let on_slave = shapes(pair.slave, &at, tables, &[])?;
+    let mapping = &pair.which.mapping;
+    let there: Vec<CapturedTable> = tables.iter().map(|table| mapping.on_slave(table)).collect();
+    let on_slave = shapes(pair.slave, &at, &there, &[])?;
     let encodings =
         (Server::read(pair.master, "the master")?.encoding, Server::read(pair.slave, &at)?.encoding);
-    for table in tables {
-        let find = |shapes: &'_ [Shape]| {
+    for (table, there) in tables.iter().zip(&there) {
+        let find = |shapes: &'_ [Shape], table: &CapturedTable| {
             shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name).cloned()
         };
         let name = table.full_name();
-        let found = match (find(&on_master), find(&on_slave)) {
+        let found = match (find(&on_master, table), find(&on_slave, there)) {
             (Some(here), Some(there)) => compare(pair, table, &here, &there, &encodings)?,
-            (_, None) => Outcome::structure(vec![format!("table {name} does not exist on the slave")]),
+            (_, None) => {
+                let name = there.full_name();
+                Outcome::structure(vec![format!("table {name} does not exist on the slave")])
+            }
             (None, _) => {
                 Outcome::structure(vec![format!("table {name} was dropped on the master meanwhile")])
             }
@@ -187,14 +193,22 @@ fn compare(
     encodings: &(String, String),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut columns = Vec::new();
+    // By their names on the master, and on the slave.
+    let (mut columns, mut names) = (Vec::new(), Vec::new());
+    let rule = pair.which.mapping.rule(&table.schema, &table.name);
     for column in &here.columns {
-        match there.column(&column.name) {
+        let Some(name) = rule.map_or(Some(column.name.as_str()), |rule| rule.column(&column.name)) else {
+            continue;
+        };
+        match there.column(name) {
             // Not sent, and the slave need not have it.
             None if column.generated => {}
             Some(other) if column.generated && !other.generated => {}
-            Some(_) => columns.push(column.name.clone()),
-            None => outcome.structure.push(format!("column \"{}\" does not exist on the slave", column.name)),
+            Some(_) => {
+                columns.push(column.name.clone());
+                names.push(name.to_owned());
+            }
+            None => outcome.structure.push(format!("column \"{name}\" does not exist on the slave")),
         }
     }
     if table.key_columns.is_empty() {
@@ -207,7 +221,8 @@ fn compare(
         return Ok(outcome);
     }
     let on_master = Query::new(here, &table.key_columns, &columns, &encodings.0);
-    let on_slave = Query::new(there, &table.key_columns, &columns, &encodings.1);
+    let key = pair.which.mapping.on_slave(table).key_columns;
+    let on_slave = Query::new(there, &key, &names, &encodings.1);
 
     for pass in 1..=PASSES_MAX {
         let found = rows::merge(pair, &on_master, &on_slave)?;

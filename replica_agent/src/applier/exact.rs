@@ -28,8 +28,10 @@ impl Applier {
     ) -> Result<()> {
         match change {
             Change::Insert { relation, row } => {
-                let all: Vec<usize> = (0..row.len()).collect();
-                self.execute(client, decoder.relation(*relation), Operation::Insert, &[], &all, &[], row)?;
+                let relation = decoder.relation(*relation);
+                let all = self.taken(client, relation, 0..row.len())?;
+                let row: Vec<Value> = all.iter().map(|&n| row[n]).collect();
+                self.execute(client, relation, Operation::Insert, &[], &all, &[], &row)?;
                 Ok(())
             }
             Change::Update { relation, key, changed } => {
@@ -66,12 +68,13 @@ impl Applier {
         changed: &[Changed],
         transaction: &Transaction,
     ) -> Result<()> {
-        if changed.is_empty() {
+        let set = self.taken(client, relation, changed.iter().map(|c| c.column))?;
+        if set.is_empty() {
             return Ok(());
         }
-        let set: Vec<usize> = changed.iter().map(|c| c.column).collect();
-        let new: Vec<Value> = changed.iter().map(|c| c.new).collect();
-        let old: Vec<Value> = changed.iter().map(|c| c.old).collect();
+        let taken = || changed.iter().filter(|c| set.len() == changed.len() || set.contains(&c.column));
+        let new: Vec<Value> = taken().map(|c| c.new).collect();
+        let old: Vec<Value> = taken().map(|c| c.old).collect();
         let both = [&new[..], &old[..]].concat();
         let updated =
             self.execute(client, relation, Operation::UpdateExact, &relation.key, &set, key, &both)?;
@@ -130,6 +133,19 @@ impl Applier {
             }
         }
         truncate(client, relations[0], &targets, restart_identity)
+    }
+
+    /// Those of the columns that the slave gets.
+    fn taken(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+        columns: impl Iterator<Item = usize>,
+    ) -> Result<Vec<usize>> {
+        match self.mapping.rules.is_empty() {
+            true => Ok(columns.collect()),
+            false => Ok(self.table(client, relation)?.taken(relation, columns)),
+        }
     }
 
     /// Runs a prepared statement for one change; gives the number of rows.

@@ -153,8 +153,15 @@ impl Applier {
         target: &Target,
         group: &UpdateGroup,
     ) -> Result<bool> {
-        let Target { table, relation, .. } = target;
-        let (rows, set) = (group.rows.len(), &group.columns);
+        let Target { table, relation, slave } = target;
+        let rows = group.rows.len();
+        let set = &slave.taken(relation, group.columns.iter().copied());
+        if set.is_empty() {
+            return Ok(true);
+        }
+        // Places of what is taken among the columns of the group.
+        let places: Vec<usize> =
+            (0..group.columns.len()).filter(|&n| set.contains(&group.columns[n])).collect();
         let statement = match rows {
             1 => None,
             _ => self.prepare_set(client, target, SetOperation::Update, &relation.key, set)?,
@@ -162,7 +169,7 @@ impl Applier {
         let Some(statement) = statement else {
             for &update in &group.rows {
                 let key: Vec<Value> = work.plan.key(work.chunks, table, update.key).collect();
-                let changed = (0..set.len()).map(|n| work.plan.changed(work.chunks, update, n));
+                let changed = places.iter().map(|&n| work.plan.changed(work.chunks, update, n));
                 let (mut new, old): (Vec<Value>, Vec<Value>) = changed.unzip();
                 new.extend(old);
                 let operation = Operation::UpdateExact;
@@ -179,8 +186,8 @@ impl Applier {
         for &update in &group.rows {
             let key = work.plan.key(work.chunks, table, update.key);
             keys.iter_mut().zip(key).for_each(|(array, value)| array.push(value));
-            for n in 0..set.len() {
-                let (new, old) = work.plan.changed(work.chunks, update, n);
+            for (n, &place) in places.iter().enumerate() {
+                let (new, old) = work.plan.changed(work.chunks, update, place);
                 news[n].push(new);
                 olds[n].push(old);
             }
@@ -191,13 +198,13 @@ impl Applier {
     }
 
     fn insert(&mut self, client: &mut Client, work: &Work, target: &Target) -> Result<bool> {
-        let Target { table, relation, .. } = target;
+        let Target { table, relation, slave } = target;
         let rows = table.inserts.len();
         if rows == 0 {
             return Ok(true);
         }
-        let all: Vec<usize> = (0..relation.columns.len()).collect();
-        let values = || table.inserts.iter().map(|&row| work.plan.row(work.chunks, table, row));
+        let all = slave.taken(relation, 0..relation.columns.len());
+        let values = || table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));
         let bytes = || values().flatten().flatten().map(<[u8]>::len).sum::<usize>();
         if rows >= COPY_ROWS || bytes() >= COPY_FROM_BYTES {
             if let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? {

@@ -48,6 +48,11 @@ impl Config {
                     "It makes tables for the initial copy, and the slave has another initial than \"copy\".",
                 ));
             }
+            if slave.schema && slave.mapping.has_other_shapes() {
+                return Err(invalid(format!("slave \"{}\" cannot have schema = true", slave.name)).detail(
+                    "The agent makes tables as they are on the master, and the slave has schemas, to, columns or values.",
+                ));
+            }
             if self.agent.commit == CommitMode::Atomic && !slave.two_phase {
                 return Err(invalid(format!("slave \"{}\" cannot have two_phase = false", slave.name))
                     .detail(

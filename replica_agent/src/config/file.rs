@@ -4,10 +4,13 @@
 //! error that names the nearest. A new key is a field of the raw form below, a word in its list of keys, and a field
 //! of the settings.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::mapping::{self, FileTable};
 use super::{invalid, within, Agent, Apply, CommitMode, Config, Initial, Master, Slave};
 use crate::dsn::{nearest, Dsn};
 use crate::error::{Error, Result};
@@ -77,6 +80,12 @@ struct FileSlave {
     two_phase: bool,
     #[serde(default)]
     apply: Apply,
+    #[serde(default)]
+    tables: Vec<String>,
+    #[serde(default)]
+    schemas: BTreeMap<String, String>,
+    #[serde(default)]
+    table: Vec<FileTable>,
 }
 
 fn yes() -> bool {
@@ -86,7 +95,8 @@ fn yes() -> bool {
 const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
 const MASTER_KEYS: &[&str] = &["dsn"];
 const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
-const SLAVE_KEYS: &[&str] = &["name", "dsn", "initial", "schema", "two_phase", "apply"];
+const SLAVE_KEYS: &[&str] =
+    &["name", "dsn", "initial", "schema", "two_phase", "apply", "tables", "schemas", "table"];
 
 fn agent(file: FileAgent) -> Result<Agent> {
     let positive = |key: &str, value: usize| match value {
@@ -108,8 +118,9 @@ fn agent(file: FileAgent) -> Result<Agent> {
 
 fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    let FileSlave { name, initial, schema, two_phase, apply, .. } = file;
-    Ok(Slave { name, dsn, initial, schema, two_phase, apply })
+    let FileSlave { name, initial, schema, two_phase, apply, tables, schemas, table, .. } = file;
+    let mapping = Arc::new(mapping::mapping(&name, &tables, schemas, table)?);
+    Ok(Slave { name, dsn, initial, schema, two_phase, apply, mapping })
 }
 
 /// Only the parser's message and the place: what it would quote may hold a password.
@@ -151,6 +162,7 @@ fn check_keys(table: &toml::Table) -> Result<()> {
                     None => format!("in [[slave]] number {}", i + 1),
                 };
                 known_keys(slave, SLAVE_KEYS, &place)?;
+                mapping::check_keys(slave, &place)?;
                 for needed in ["name", "dsn"] {
                     if !slave.contains_key(needed) {
                         return Err(invalid(format!("key \"{needed}\" is missing {place}")));
@@ -165,7 +177,7 @@ fn check_keys(table: &toml::Table) -> Result<()> {
     }
 }
 
-fn known_keys(table: &toml::Table, known: &[&str], place: &str) -> Result<()> {
+pub(super) fn known_keys(table: &toml::Table, known: &[&str], place: &str) -> Result<()> {
     for key in table.keys() {
         if !known.contains(&key.as_str()) {
             let error = invalid(format!("unknown key \"{key}\" {place}"));

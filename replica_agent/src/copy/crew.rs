@@ -121,6 +121,7 @@ impl Work<'_> {
             agent: self.crew.config.agent_name(),
             slave: &self.crew.slave.name,
             manner: self.manner,
+            mapping: &self.crew.slave.mapping,
         };
         while let Some((table, size)) = self.next() {
             let progress = self.progress.table(size);

@@ -8,6 +8,7 @@ use super::transfer::{transfer, Columns, Ends};
 use super::{CapturedTable, CopiedTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::mapping::Mapping;
 use crate::session;
 use crate::wake::Stop;
 
@@ -26,6 +27,7 @@ pub(super) struct Target<'a> {
     pub agent: &'a str,
     pub slave: &'a str,
     pub manner: Manner,
+    pub mapping: &'a Mapping,
 }
 
 /// Copies one captured table under its own snapshot and commits it with its `copied_table` row on the slave.
@@ -47,29 +49,32 @@ pub(super) fn copy_table(
         from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
 
-    let only = only_if_plain(slave, table, target.slave)?;
-    let Columns { list, source, format } = Columns::choose(&mut from, slave, table).map_err(on_master)?;
-    let mut to = begin_locked(slave, table, Side::Slave, stop, &on_slave)?;
+    let there = target.mapping.on_slave(table);
+    let only = only_if_plain(slave, &there, target.slave)?;
+    let rule = target.mapping.rule(&table.schema, &table.name);
+    let Columns { list, names, source, format } =
+        Columns::choose(&mut from, slave, (table, &there), rule.map(|rule| &**rule)).map_err(on_master)?;
+    let mut to = begin_locked(slave, &there, Side::Slave, stop, &on_slave)?;
     match target.manner {
-        Manner::First => refuse_filled(&mut to, only, table, target.slave)?,
-        Manner::Again => empty(&mut to, only, table).map_err(on_slave)?,
+        Manner::First => refuse_filled(&mut to, only, &there, target.slave)?,
+        Manner::Again => empty(&mut to, only, &there).map_err(on_slave)?,
         Manner::Aside => {
             still_held(&mut to, target, table)?;
-            empty(&mut to, only, table).map_err(on_slave)?;
+            empty(&mut to, only, &there).map_err(on_slave)?;
         }
     }
 
     let source = if table.partitioned {
         format!("(select {source} from {})", table.quoted())
-    } else if source != list {
+    } else if source != names {
         format!("(select {source} from only {})", table.quoted())
     } else {
-        format!("{} ({list})", table.quoted())
+        format!("{} ({names})", table.quoted())
     };
     let option = format.option();
     let reader = from.copy_out(&format!("copy {source} to stdout{option}")).map_err(on_master)?;
     let writer =
-        to.copy_in(&format!("copy {} ({list}) from stdin{option}", table.quoted())).map_err(on_slave)?;
+        to.copy_in(&format!("copy {} ({list}) from stdin{option}", there.quoted())).map_err(on_slave)?;
     let sent = transfer(reader, writer, format, &ends, stop, &mut progress)?;
     if sent.stored != sent.rows {
         return Err(Error::new(

@@ -10,6 +10,7 @@ use postgres::{Client, CopyInWriter, CopyOutReader};
 use super::progress::TableProgress;
 use super::{table, CapturedTable};
 use crate::error::{Error, Kind, Result};
+use crate::mapping::Rule;
 use crate::quote;
 use crate::wake::Stop;
 
@@ -34,7 +35,10 @@ impl Format {
 
 /// The columns that are copied, ready for a statement, and the format that suits both sides.
 pub(super) struct Columns {
+    /// By their names on the slave.
     pub list: String,
+    /// By their names on the master.
+    pub names: String,
     /// What is selected for them on the master. Where types differ it casts, as the stream does when it applies.
     pub source: String,
     pub format: Format,
@@ -45,18 +49,21 @@ impl Columns {
     pub fn choose(
         master: &mut impl postgres::GenericClient,
         slave: &mut Client,
-        table: &CapturedTable,
+        (table, there): (&CapturedTable, &CapturedTable),
+        rule: Option<&Rule>,
     ) -> std::result::Result<Columns, postgres::Error> {
         let statement = include_str!("../sql/copied_columns.sql");
         let sent = master.query(statement, &[&table.schema, &table.name])?;
-        let here = slave.query(statement, &[&table.schema, &table.name])?;
-        let (mut list, mut source) = (Vec::new(), Vec::new());
+        let here = slave.query(statement, &[&there.schema, &there.name])?;
+        let (mut list, mut names, mut source) = (Vec::new(), Vec::new(), Vec::new());
         let mut format = Format::Binary;
         for row in &sent {
             let name: &str = row.get(0);
             let type_of = |row: &postgres::Row| row.get::<_, Option<u32>>(1);
-            let other = here.iter().find(|other| other.get::<_, &str>(0) == name);
-            list.push(quote::ident(name));
+            let Some(name_there) = rule.map_or(Some(name), |rule| rule.column(name)) else { continue };
+            let other = here.iter().find(|other| other.get::<_, &str>(0) == name_there);
+            list.push(quote::ident(name_there));
+            names.push(quote::ident(name));
             source.push(match (type_of(row), other.and_then(type_of)) {
                 (Some(sent), Some(here)) if sent == here => quote::ident(name),
                 (Some(_), Some(_)) => {
@@ -69,7 +76,7 @@ impl Columns {
                 }
             });
         }
-        Ok(Columns { list: list.join(", "), source: source.join(", "), format })
+        Ok(Columns { list: list.join(", "), names: names.join(", "), source: source.join(", "), format })
     }
 }
 

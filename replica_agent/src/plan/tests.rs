@@ -142,7 +142,7 @@ fn carry_out(window: &Window, slave: &mut Model) {
             assert_eq!(slave.insert(key, row), None, "each key once");
         }
         for &row in &table.inserts {
-            let values: Vec<u8> = plan.row(chunks, table, row).map(byte).collect();
+            let values: Vec<u8> = plan.columns(chunks, row, &[0, 1, 2]).map(byte).collect();
             assert_eq!(slave.insert(values[1], [values[0], values[2]]), None, "a row that is not there");
         }
     }
