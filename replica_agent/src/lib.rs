@@ -7,6 +7,7 @@
 pub mod error;
 pub mod retry;
 pub mod quote;
+mod lexer;
 pub mod wake;
 pub mod failpoint;
 pub mod config;

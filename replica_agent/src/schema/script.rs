@@ -3,6 +3,8 @@
 //! In: text for psql. Out: its statements, without comments before them and without psql's own commands. The rules are
 //! psql's: a semicolon ends a statement outside of quotes, dollar quotes, comments, parentheses and BEGIN ATOMIC bodies.
 
+use crate::lexer::{comment, is_word, line, opaque, word};
+
 pub(super) fn statements(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -41,12 +43,11 @@ fn length(text: &str) -> usize {
     let mut blocks = 0usize;
     while at < bytes.len() {
         let rest = &text[at..];
+        if let Some(length) = opaque(text, at) {
+            at += length;
+            continue;
+        }
         at += match bytes[at] {
-            b'\'' => quoted(rest, b'\'', is_escape_string(&bytes[..at])),
-            b'"' => quoted(rest, b'"', false),
-            b'-' if rest.starts_with("--") => line(rest),
-            b'/' if rest.starts_with("/*") => comment(rest),
-            b'$' => dollar_quoted(rest),
             b'(' => {
                 parentheses += 1;
                 1
@@ -57,7 +58,7 @@ fn length(text: &str) -> usize {
             }
             b';' if parentheses == 0 && blocks == 0 => return at + 1,
             byte if is_word(byte) => {
-                let end = rest.bytes().take_while(|b| is_word(*b) || *b == b'$').count();
+                let end = word(rest);
                 let word = rest[..end].to_ascii_lowercase();
                 match word.as_str() {
                     "begin" if is_routine(&words) => blocks += 1,
@@ -76,67 +77,10 @@ fn length(text: &str) -> usize {
     at
 }
 
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
-}
-
 fn is_routine(words: &[String]) -> bool {
     let words: Vec<&str> =
         words.iter().map(String::as_str).filter(|w| !["or", "replace"].contains(w)).collect();
     matches!(words.as_slice(), ["create", "function" | "procedure", ..])
-}
-
-/// Is the quote that follows that of E'...'?
-fn is_escape_string(before: &[u8]) -> bool {
-    matches!(before, [.., b'e' | b'E']) && !matches!(before, [.., b, _] if is_word(*b))
-}
-
-fn line(text: &str) -> usize {
-    text.find('\n').map_or(text.len(), |end| end + 1)
-}
-
-fn quoted(text: &str, quote: u8, escapes: bool) -> usize {
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            // A doubled quote ends one literal and begins another, which comes to the same.
-            _ if byte == quote && !escaped => return at + 1,
-            _ => escaped = escapes && byte == b'\\' && !escaped,
-        }
-    }
-    text.len()
-}
-
-/// Comments nest.
-fn comment(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let (mut at, mut depth) = (0, 0);
-    while at + 1 < bytes.len() {
-        match &bytes[at..at + 2] {
-            b"/*" => depth += 1,
-            b"*/" => depth -= 1,
-            _ => {
-                at += 1;
-                continue;
-            }
-        }
-        at += 2;
-        if depth == 0 {
-            return at;
-        }
-    }
-    text.len()
-}
-
-/// `$tag$ ... $tag$`; a dollar that begins no such thing stands for itself.
-fn dollar_quoted(text: &str) -> usize {
-    let tag = text.bytes().skip(1).take_while(|byte| is_word(*byte)).count();
-    let begin = tag + 2;
-    if text.as_bytes().get(begin - 1) != Some(&b'$') || text.as_bytes()[1].is_ascii_digit() {
-        return 1;
-    }
-    let end = text[begin..].find(&text[..begin]);
-    end.map_or(text.len(), |end| begin + end + begin)
 }
 
 #[cfg(test)]
