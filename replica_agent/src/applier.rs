@@ -26,6 +26,7 @@ use crate::wake::Stop;
 pub use setwise::CarriedOut;
 
 mod exact;
+mod large;
 mod setwise;
 mod truncate;
 
@@ -128,15 +129,7 @@ impl Applier {
                 match gate {
                     Gate::Apply => wanted.push(number),
                     Gate::Skip => {}
-                    Gate::Unknown => {
-                        let &Relation { oid, schema, name, .. } = relation;
-                        tables.meet(schema, name, oid);
-                        self.forget_aliases();
-                        return Ok(Applied::UnknownTable {
-                            schema: schema.to_string(),
-                            name: name.to_string(),
-                        });
-                    }
+                    Gate::Unknown => return Ok(self.unknown(relation, tables)),
                 }
             }
             if wanted.is_empty() && !relations.is_empty() {
@@ -155,6 +148,13 @@ impl Applier {
             }
         }
         Ok(Applied::Done)
+    }
+
+    fn unknown(&mut self, relation: &Relation, tables: &mut Tables) -> Applied {
+        let &Relation { oid, schema, name, .. } = relation;
+        tables.meet(schema, name, oid);
+        self.forget_aliases();
+        Applied::UnknownTable { schema: schema.to_owned(), name: name.to_owned() }
     }
 
     /// Whether to apply the changes of a relation. The slave may have it by another of its names: then the master has

@@ -222,7 +222,7 @@ impl SlaveSession {
     }
 
     fn apply_window(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
-        if window.chunks.is_empty() {
+        if window.chunks.is_empty() && window.large.is_none() {
             return Ok(Applied::Done);
         }
         let first = self.phase == Phase::Idle;
@@ -232,21 +232,19 @@ impl SlaveSession {
                 return Ok(Applied::Done);
             }
         }
-        for chunk in &window.chunks {
-            let applied = self.applier.apply(&mut self.client, chunk, &mut self.tables, stop);
-            match applied {
-                Ok(Applied::Done) => {}
-                Ok(unknown) => {
-                    self.rollback()?;
-                    return Ok(unknown);
-                }
-                Err(e) => {
-                    self.let_go();
-                    return Err(e);
-                }
-            }
+        let SlaveSession { client, tables, applier, .. } = self;
+        let mut chunks = window.chunks.iter().map(|chunk| applier.apply(client, chunk, tables, stop));
+        let mut applied =
+            chunks.find(|applied| !matches!(applied, Ok(Applied::Done))).unwrap_or(Ok(Applied::Done));
+        if let (Ok(Applied::Done), Some(large)) = (&applied, &window.large) {
+            applied = self.applier.apply_large(&mut self.client, large, &mut self.tables, stop);
         }
-        Ok(Applied::Done)
+        match &applied {
+            Ok(Applied::Done) => {}
+            Ok(_) => self.rollback()?,
+            Err(_) => self.let_go(),
+        }
+        applied
     }
 
     /// Applies the net effect of a window; false when that cannot be, and then the transaction is where it was before.
@@ -472,7 +470,7 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client
-        .query_one("select to_regclass('pyreplica_agent.copy_request') is not null", &[])
+        .query_one("select to_regclass('pyreplica_agent.piece') is not null", &[])
         .map_err(failed)?
         .get(0);
     if there {

@@ -146,6 +146,27 @@ impl<'a> Decoder<'a> {
         Ok(None)
     }
 
+    /// Takes in what is introduced before the next change. Gives the tag of that change, and the number of bytes up to
+    /// behind it.
+    pub fn introduce(&mut self) -> Result<(u8, usize)> {
+        while let Some((&tag, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            match tag {
+                b'R' => self.relation_message()?,
+                b'C' => self.column_message()?,
+                _ => return Ok((tag, self.length - rest.len())),
+            }
+        }
+        Err(self.malformed("payload ends early"))
+    }
+
+    /// The number that these bytes are.
+    pub fn number_of(bytes: &[u8]) -> Result<usize> {
+        let mut decoder = Decoder { rest: bytes, length: bytes.len(), relations: Vec::new() };
+        let number = decoder.varint()?;
+        usize::try_from(number).map_err(|_| decoder.malformed("number out of range"))
+    }
+
     fn relation_message(&mut self) -> Result<()> {
         let oid = self.oid()?;
         let schema = self.string()?;

@@ -13,6 +13,7 @@ use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Hub, Seat};
 use crate::identity::Identities;
+use crate::large::Log;
 use crate::plan::Window;
 use crate::position::{Position, Target};
 use crate::reader::{Found, Limits, Reader};
@@ -145,8 +146,9 @@ fn read(
     let hub = context.hub.as_ref().filter(|_| target.is_none());
     let master = hub.map(|_| together::master_id(&mut client)).transpose()?;
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
+    let log = Log::new(&context.config.master.dsn, &context.cancels);
     let mut reading = Reading {
-        reader: Reader::new(client, context.config.agent_name(), &names, context.limits())?,
+        reader: Reader::new(client, log, context.config.agent_name(), &names, context.limits())?,
         planning: Planning::new(),
         rest: Rest::new(context.config.agent.timer, Instant::now()),
         items,

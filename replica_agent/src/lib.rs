@@ -19,6 +19,7 @@ pub mod session;
 pub mod position;
 pub mod decode;
 pub mod rest;
+pub mod large;
 pub mod reader;
 pub mod stages;
 pub mod plan;

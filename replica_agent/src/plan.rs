@@ -26,6 +26,7 @@
 //! makes no sense (INSERT of a row that is there): the row counts of the plan do not come out, or there is no plan.
 
 use crate::decode::{Column, Relation, Value};
+use crate::large::Large;
 use crate::position::Xid;
 use crate::reader::{Chunk, End};
 use crate::stages::Spent;
@@ -44,6 +45,8 @@ const WINDOW_PLACES: usize = 512 * 1024;
 #[derive(Debug, Default)]
 pub struct Window {
     pub chunks: Vec<Chunk>,
+    /// Comes after the chunks, if there are any.
+    pub large: Option<Large>,
     /// `None`: only one after the other will do.
     pub plan: Option<Plan>,
     /// Set in the last window of a batch.
@@ -281,6 +284,6 @@ impl Planner {
     pub fn finish(&mut self, end: Option<End>) -> Window {
         self.bytes = 0;
         let chunks = std::mem::take(&mut self.chunks);
-        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end, spent: Spent::default() }
+        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end, ..Window::default() }
     }
 }

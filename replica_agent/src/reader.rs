@@ -32,16 +32,16 @@ use std::sync::Arc;
 use postgres::{Client, Row, Statement};
 
 use crate::error::{Error, Kind, Result};
+use crate::large::{Large, Log};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::rest::Probe;
+use stream::Parts;
+
+mod stream;
 
 /// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
 /// bytes, so their number follows what the batch before could take.
 const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
-/// Chunks per statement while a large transaction streams.
-const CHUNKS_MAX: i64 = 128;
-/// A part is handed on when it has grown to this, so that applying overlaps reading.
-const PART_BYTES: usize = 1024 * 1024;
 
 /// Of whom a change is.
 #[derive(Debug)]
@@ -62,9 +62,11 @@ pub struct Chunk {
 }
 
 /// A part of a batch; the last one says to which position the batch leads.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Part {
     pub chunks: Vec<Chunk>,
+    /// Comes after the chunks.
+    pub large: Option<Large>,
     pub end: Option<End>,
 }
 
@@ -99,9 +101,11 @@ pub struct Reader {
     client: Client,
     log: Statement,
     chunks: Statement,
+    skip: Statement,
     confirm: Statement,
     arm: Statement,
     armed: bool,
+    large: Arc<Log>,
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
@@ -126,21 +130,17 @@ impl Head {
 
 impl Reader {
     /// Reads for these slaves of this agent, which are registered in `pyreplica.slave`.
-    pub fn new(mut client: Client, agent: &str, slaves: &[&str], limits: Limits) -> Result<Self> {
+    pub fn new(mut client: Client, log: Log, agent: &str, slaves: &[&str], limits: Limits) -> Result<Self> {
         let failed = |e| Error::from_pg("could not prepare to read the log of the master", e);
-        // The log tables have no statistics. With these the plans are index scans in index order, always.
-        client
-            .batch_execute(
-                "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; \
-                 set plan_cache_mode = force_generic_plan",
-            )
-            .map_err(failed)?;
+        plan_by_index(&mut client)?;
         Ok(Reader {
             log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
             chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
+            skip: client.prepare(include_str!("sql/skip_large.sql")).map_err(failed)?,
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
             arm: client.prepare("select pyreplica.arm($1)").map_err(failed)?,
             armed: false,
+            large: Arc::new(log),
             client,
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
@@ -181,7 +181,7 @@ impl Reader {
         }
         let transactions = heads.len();
         let changes = heads.iter().map(|head| head.changes).sum();
-        let mut parts = Parts { chunks: Vec::new(), bytes: 0, hand_on };
+        let mut parts = Parts::new(hand_on);
         for head in heads {
             match head.payload {
                 Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
@@ -250,63 +250,6 @@ impl Reader {
         }
         Ok(())
     }
-
-    /// Hands on a transaction of many chunks. They do not change any more, so each query may have its own snapshot.
-    fn stream(&mut self, transaction: &Arc<Transaction>, expected: i32, parts: &mut Parts) -> Result<()> {
-        let (mut seq, mut id) = (i64::MIN, i64::MIN);
-        let mut found = 0;
-        let mut joined: Option<Vec<u8>> = None;
-        loop {
-            let rows = self
-                .client
-                .query(&self.chunks, &[&transaction.xid.to_string(), &seq, &id, &CHUNKS_MAX])
-                .map_err(read_failed)?;
-            for row in &rows {
-                (seq, id) = (row.get("seq"), row.get("id"));
-                found += 1;
-                let payload: &[u8] = row.get("payload");
-                let whole = match (row.get::<_, i16>("piece"), joined.take()) {
-                    (0, None) => payload.to_vec(),
-                    (1, None) => {
-                        joined = Some(payload.to_vec());
-                        continue;
-                    }
-                    (2, Some(mut begun)) => {
-                        begun.extend_from_slice(payload);
-                        joined = Some(begun);
-                        continue;
-                    }
-                    (3, Some(mut begun)) => {
-                        begun.extend_from_slice(payload);
-                        begun
-                    }
-                    (piece, _) => {
-                        return Err(Error::new(
-                            Kind::Log,
-                            "malformed log: pieces of a chunk do not follow each other",
-                        )
-                        .detail(format!("Piece {piece} at log id {id}, transaction {}.", transaction.xid)))
-                    }
-                };
-                parts.add(Chunk { transaction: Arc::clone(transaction), payload: whole })?;
-            }
-            if (rows.len() as i64) < CHUNKS_MAX {
-                break;
-            }
-        }
-        if found != expected || joined.is_some() {
-            return Err(Error::new(
-                Kind::Log,
-                format!("log of transaction {} is not complete", transaction.xid),
-            )
-            .detail(format!(
-                "Its final chunk, log id {}, counts {expected} chunks; there are {found}.",
-                transaction.rank
-            ))
-            .hint("Rows of the log were deleted. Copy the slave again with \"replica_agent copy\"."));
-        }
-        Ok(())
-    }
 }
 
 /// The late ones in full, then the newer ones within the limits, all in rank order; and whether more may be there: the statement
@@ -329,30 +272,6 @@ fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Hea
     heads.truncate(late + taken);
     let full = changes >= limits.rows || bytes >= limits.bytes || newer as i64 == asked;
     (heads, taken < newer || full)
-}
-
-/// Collects chunks to parts of bounded size.
-struct Parts<'a> {
-    chunks: Vec<Chunk>,
-    bytes: usize,
-    hand_on: &'a mut dyn FnMut(Part) -> Result<()>,
-}
-
-impl Parts<'_> {
-    fn add(&mut self, chunk: Chunk) -> Result<()> {
-        self.bytes += chunk.payload.len();
-        self.chunks.push(chunk);
-        if self.bytes >= PART_BYTES {
-            self.bytes = 0;
-            let chunks = std::mem::take(&mut self.chunks);
-            (self.hand_on)(Part { chunks, end: None })?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, end: End) -> Result<()> {
-        (self.hand_on)(Part { chunks: self.chunks, end: Some(end) })
-    }
 }
 
 fn head(row: &Row) -> Result<Head> {
@@ -380,7 +299,22 @@ fn head(row: &Row) -> Result<Head> {
     })
 }
 
-fn read_failed(e: postgres::Error) -> Error {
+/// The log tables have no statistics. With these the plans are index scans in index order, always.
+pub fn plan_by_index(client: &mut Client) -> Result<()> {
+    client
+        .batch_execute(
+            "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; \
+             set plan_cache_mode = force_generic_plan",
+        )
+        .map_err(|e| Error::from_pg("could not prepare to read the log of the master", e))
+}
+
+pub fn incomplete(transaction: &Transaction) -> Error {
+    Error::new(Kind::Log, format!("log of transaction {} is not complete", transaction.xid))
+        .hint("Rows of the log were deleted. Copy the slave again with \"replica_agent copy\".")
+}
+
+pub fn read_failed(e: postgres::Error) -> Error {
     Error::from_pg("could not read the log of the master", e)
 }
 

@@ -29,6 +29,20 @@ pub fn columns<'r, 'a>(relation: &'r Relation<'a>, numbers: &[usize]) -> Vec<&'r
 
 /// The statement for a change of `set` (all columns for an insert) to rows of `table` found by `key`.
 pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&Column]) -> Result<String> {
+    build_with(table, operation, key, set, &|n| format!("${n}"))
+}
+
+/// What stands for the nth parameter.
+type Parameter<'p> = &'p dyn Fn(usize) -> String;
+
+/// The same with SQL of the caller's in place of parameters.
+pub fn build_with(
+    table: &SlaveTable,
+    operation: Operation,
+    key: &[&Column],
+    set: &[&Column],
+    parameter: Parameter,
+) -> Result<String> {
     let new = key.len();
     let old = match operation {
         Operation::Probe => new,
@@ -38,7 +52,7 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
         Operation::Insert => {
             let names: Vec<_> =
                 set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
-            let values: Vec<_> = (1..=set.len()).map(|n| format!("${n}")).collect();
+            let values: Vec<_> = (1..=set.len()).map(parameter).collect();
             format!(
                 "insert into {} ({}) overriding system value values ({})",
                 table.sql_name,
@@ -47,39 +61,45 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
             )
         }
         Operation::UpdateExact | Operation::UpdateAny => {
-            let mut conditions = key_conditions(table, key)?;
+            let mut conditions = key_conditions(table, key, parameter)?;
             if operation == Operation::UpdateExact {
-                conditions.extend(old_conditions(table, set, old)?);
+                conditions.extend(old_conditions(table, set, old, parameter)?);
             }
             let conditions = conditions.join(" and ");
             if moves_identity(table, set)? {
-                replace(table, set, new, &conditions)?
+                replace(table, set, new, parameter, &conditions)?
             } else {
                 let assignments: Vec<_> = set
                     .iter()
                     .zip(new + 1..)
-                    .map(|(c, n)| Ok(format!("{} = ${n}", quote::ident(&table.column(c.name)?.name))))
+                    .map(|(c, n)| {
+                        Ok(format!("{} = {}", quote::ident(&table.column(c.name)?.name), parameter(n)))
+                    })
                     .collect::<Result<_>>()?;
                 format!("update {} as t set {} where {conditions}", table.target(), assignments.join(", "))
             }
         }
         Operation::Probe => format!(
             "select {} from {} as t where {} for update",
-            old_conditions(table, set, old)?.join(", "),
+            old_conditions(table, set, old, parameter)?.join(", "),
             table.target(),
-            key_conditions(table, key)?.join(" and ")
+            key_conditions(table, key, parameter)?.join(" and ")
         ),
         Operation::Delete => {
-            format!("delete from {} as t where {}", table.target(), key_conditions(table, key)?.join(" and "))
+            format!(
+                "delete from {} as t where {}",
+                table.target(),
+                key_conditions(table, key, parameter)?.join(" and ")
+            )
         }
     })
 }
 
 /// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.
-fn key_conditions(table: &SlaveTable, key: &[&Column]) -> Result<Vec<String>> {
+fn key_conditions(table: &SlaveTable, key: &[&Column], parameter: Parameter) -> Result<Vec<String>> {
     let condition = |(c, n): (&&Column, usize)| {
         let SlaveColumn { name, equality, type_name, .. } = table.column(c.name)?;
-        Ok(format!("t.{} {equality} cast(${n} as {type_name})", quote::ident(name)))
+        Ok(format!("t.{} {equality} cast({} as {type_name})", quote::ident(name), parameter(n)))
     };
     key.iter().zip(1..).map(condition).collect()
 }
@@ -87,15 +107,20 @@ fn key_conditions(table: &SlaveTable, key: &[&Column]) -> Result<Vec<String>> {
 /// Compares text forms, since `=` is not exact (numeric scale, -0, citext) and some types have none. The master's
 /// value passes through the slave's type first, so both sides are printed by the same function in this session.
 /// bytea has only one form, which as text would be twice as long.
-fn old_conditions(table: &SlaveTable, set: &[&Column], first: usize) -> Result<Vec<String>> {
+fn old_conditions(
+    table: &SlaveTable,
+    set: &[&Column],
+    first: usize,
+    parameter: Parameter,
+) -> Result<Vec<String>> {
     let condition = |(c, n): (&&Column, usize)| {
         let SlaveColumn { name, full_type, .. } = table.column(c.name)?;
-        let name = quote::ident(name);
+        let (name, old) = (quote::ident(name), parameter(n));
         Ok(if full_type == "bytea" {
-            format!("(t.{name} is not distinct from cast(${n} as bytea))")
+            format!("(t.{name} is not distinct from cast({old} as bytea))")
         } else {
             format!(
-                "((t.{name}::text collate \"C\") is not distinct from (cast(${n} as {full_type})::text collate \"C\"))"
+                "((t.{name}::text collate \"C\") is not distinct from (cast({old} as {full_type})::text collate \"C\"))"
             )
         })
     };
@@ -113,12 +138,18 @@ fn moves_identity(table: &SlaveTable, set: &[&Column]) -> Result<bool> {
 
 /// Gives a row a new GENERATED ALWAYS identity, which UPDATE cannot: deletes it and inserts it anew, in one
 /// statement, with the columns that do not change taken from the old row (those included that only the slave has).
-fn replace(table: &SlaveTable, set: &[&Column], new: usize, conditions: &str) -> Result<String> {
+fn replace(
+    table: &SlaveTable,
+    set: &[&Column],
+    new: usize,
+    parameter: Parameter,
+    conditions: &str,
+) -> Result<String> {
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for column in table.columns.iter().filter(|c| !c.generated) {
         let name = quote::ident(&column.name);
         values.push(match set.iter().position(|c| column.from.as_deref() == Some(c.name)) {
-            Some(i) => format!("cast(${} as {})", new + i + 1, column.full_type),
+            Some(i) => format!("cast({} as {})", parameter(new + i + 1), column.full_type),
             None => format!("old.{name}"),
         });
         names.push(name);

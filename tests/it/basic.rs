@@ -92,20 +92,6 @@ fn three_slaves_follow_as_well() {
 }
 
 #[test]
-fn a_huge_transaction_streams_in_bounded_memory() {
-    // GIVEN one transaction of 150 MB
-    let mut trio = Setup::new(TABLE).start();
-    trio.master.run("insert into t select i, repeat(md5(i::text), 100) from generate_series(1, 50000) i");
-    // WHEN it is applied
-    trio.catch_up_and_compare();
-    // THEN the agent has never held it
-    let status = std::fs::read_to_string(format!("/proc/{}/status", trio.agent.pid())).expect("agent runs");
-    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM");
-    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    assert!(kib < (64 + 2 * 16) * 1024, "the agent has taken {kib} KiB");
-}
-
-#[test]
 fn many_small_transactions_arrive_in_order() {
     let mut trio = Setup::new(TABLE).agent_line("batch_rows = 7").start();
     let mut session = trio.master.session();

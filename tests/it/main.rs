@@ -28,6 +28,8 @@ mod mapping; // tables, columns and rows that a slave has in another form
 mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
 mod stages; // where the time of a slave goes
+mod large; // values of many megabytes
+mod memory; // what the agent takes of it
 mod restart; // agent, master and slaves stop and come back
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave

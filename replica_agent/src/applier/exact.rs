@@ -8,7 +8,7 @@ use super::truncate::truncate;
 use super::{Applier, REPORTS_MAX};
 use crate::bind::{as_dyn, params};
 use crate::conflict::{Conflict, Event};
-use crate::decode::{Change, Changed, Decoder, Relation, Value};
+use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name};
 use crate::quote;
@@ -90,14 +90,7 @@ impl Applier {
             let updated =
                 self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
             only_one(updated)?;
-            let differ: Vec<String> = columns(relation, &set)
-                .iter()
-                .zip(&same)
-                .filter(|(_, same)| !**same)
-                .map(|(column, _)| quote::ident(column.name))
-                .collect();
-            let detail =
-                format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
+            let detail = differ(&columns(relation, &set), &same);
             return self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction);
         }
         self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction)
@@ -168,7 +161,7 @@ impl Applier {
         client.execute(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))
     }
 
-    fn conflict(
+    pub(super) fn conflict(
         &mut self,
         client: &mut Client,
         relation: &Relation,
@@ -211,7 +204,14 @@ fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()
         .map_err(|e| Error::from_pg("could not run a queued statement", e))
 }
 
-fn only_one(rows: u64) -> Result<()> {
+/// Detail of a conflict: the columns whose old values are not the same.
+pub(super) fn differ(columns: &[&Column], same: &[bool]) -> String {
+    let differ: Vec<String> =
+        columns.iter().zip(same).filter(|(_, same)| !**same).map(|(c, _)| quote::ident(c.name)).collect();
+    format!("Old value on the master and value on the slave differ in {}.", differ.join(", "))
+}
+
+pub(super) fn only_one(rows: u64) -> Result<()> {
     match rows {
         1 => Ok(()),
         n => Err(Error::new(Kind::Apply, format!("the key of the master finds {n} rows on the slave")).hint(

@@ -331,10 +331,7 @@ impl Work<'_> {
         let mut send = |out: &mut Vec<u8>| {
             let sent = writer.write_all(out);
             out.clear();
-            sent.map_err(|e| match e.downcast::<postgres::Error>() {
-                Ok(e) => failed_on(relation, e),
-                Err(e) => Error::new(Kind::Connection, "could not send rows to the slave").source(e),
-            })
+            sent.map_err(|e| copy_failed(relation, e))
         };
         let mut out = Vec::with_capacity(COPY_BYTES + 1024);
         out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
@@ -358,6 +355,13 @@ impl Work<'_> {
         send(&mut out)?;
         let copied = writer.finish().map_err(|e| failed_on(relation, e))?;
         Ok(copied == rows as u64)
+    }
+}
+
+pub(super) fn copy_failed(relation: &Relation, e: std::io::Error) -> Error {
+    match e.downcast::<postgres::Error>() {
+        Ok(e) => failed_on(relation, e),
+        Err(e) => Error::new(Kind::Connection, "could not send rows to the slave").source(e),
     }
 }
 

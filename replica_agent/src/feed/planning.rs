@@ -44,6 +44,13 @@ impl Planning {
                 self.hand_on(Window { chunks: vec![*chunk], ..Window::default() }, hand_on)?;
             }
         }
+        if let Some(large) = part.large {
+            if !self.planner.is_empty() {
+                let window = self.planner.finish(None);
+                self.hand_on(window, hand_on)?;
+            }
+            self.hand_on(Window { large: Some(large), ..Window::default() }, hand_on)?;
+        }
         if let Some(end) = part.end {
             let window = self.planner.finish(Some(end));
             self.hand_on(window, hand_on)?;

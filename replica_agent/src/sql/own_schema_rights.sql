@@ -8,7 +8,8 @@ select s.oid is not null,
             then array(select 'CREATE on the schema' where not has_schema_privilege(s.oid, 'CREATE'))
             else array(select format('%s on %I', string_agg(p.privilege, ', ' order by p.ord), c.relname)
                          from pg_class c
-                         cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE'])
+                         cross join unnest(case c.relname when 'piece' then array['SELECT', 'INSERT', 'TRUNCATE']
+                                           else array['SELECT', 'INSERT', 'UPDATE', 'DELETE'] end)
                               with ordinality p(privilege, ord)
                         where c.relnamespace = s.oid and c.relkind = 'r'
                           and not has_table_privilege(c.oid, p.privilege)

@@ -50,6 +50,15 @@ create table if not exists pyreplica_agent.copy_request (
     constraint copy_request_pkey primary key (agent, slave, schema_name, table_name)
 );
 
+-- Large values of a change, cut into pieces; the transaction that fills it empties it.
+create unlogged table if not exists pyreplica_agent.piece (
+    value int   not null,
+    n     int   not null,
+    bytes bytea not null
+);
+alter table pyreplica_agent.piece alter bytes set storage plain;
+create index if not exists piece_value on pyreplica_agent.piece (value, n);
+
 -- Changes that did not find the row they expected, or that stopped the slave.
 create table if not exists pyreplica_agent.conflict (
     id         bigint      generated always as identity constraint conflict_pkey primary key,

@@ -1,0 +1,127 @@
+//! A transaction of many chunks, read so that it never is in memory as a whole; and the parts that chunks are handed on in.
+
+use std::sync::Arc;
+
+use super::{incomplete, read_failed, Chunk, End, Part, Reader, Transaction};
+use crate::error::{Error, Kind, Result};
+use crate::large::Large;
+
+/// Chunks per statement while a large transaction streams.
+const CHUNKS_MAX: i64 = 128;
+/// A part is handed on when it has grown to this, so that applying overlaps reading.
+const PART_BYTES: usize = 1024 * 1024;
+/// A chunk that is larger is not read here, but by those who apply it, piece by piece.
+const LARGE_BYTES: usize = 1024 * 1024;
+
+impl Reader {
+    /// Hands on a transaction of many chunks. They do not change any more, so each query may have its own snapshot.
+    pub(super) fn stream(
+        &mut self,
+        transaction: &Arc<Transaction>,
+        expected: i32,
+        parts: &mut Parts,
+    ) -> Result<()> {
+        let xid = transaction.xid.to_string();
+        let (mut seq, mut id) = (i64::MIN, i64::MIN);
+        let mut found: i64 = 0;
+        let mut begun: Option<Begun> = None;
+        loop {
+            if let Some(Begun { first, pieces, .. }) = begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
+            {
+                let row = self.client.query_opt(&self.skip, &[&xid, &seq, &id]).map_err(read_failed)?;
+                let Some(row) = row else { break };
+                let more: i64 = row.get(1);
+                (id, found) = (row.get(0), found + more);
+                parts.add_large(Large {
+                    transaction: Arc::clone(transaction),
+                    seq,
+                    ids: (first, id),
+                    pieces: pieces + more,
+                    log: Arc::clone(&self.large),
+                })?;
+            }
+            let rows =
+                self.client.query(&self.chunks, &[&xid, &seq, &id, &CHUNKS_MAX]).map_err(read_failed)?;
+            for row in &rows {
+                (seq, id) = (row.get("seq"), row.get("id"));
+                found += 1;
+                let payload: &[u8] = row.get("payload");
+                let payload = match (row.get::<_, i16>("piece"), begun.take()) {
+                    (0, None) => payload.to_vec(),
+                    (1, None) => {
+                        begun = Some(Begun { first: id, pieces: 1, bytes: payload.to_vec() });
+                        continue;
+                    }
+                    (piece @ (2 | 3), Some(mut whole)) => {
+                        whole.bytes.extend_from_slice(payload);
+                        if piece == 2 {
+                            begun = Some(Begun { pieces: whole.pieces + 1, ..whole });
+                            continue;
+                        }
+                        whole.bytes
+                    }
+                    (piece, _) => {
+                        return Err(Error::new(
+                            Kind::Log,
+                            "malformed log: pieces of a chunk do not follow each other",
+                        )
+                        .detail(format!("Piece {piece} at log id {id}, transaction {xid}.")))
+                    }
+                };
+                parts.add(Chunk { transaction: Arc::clone(transaction), payload })?;
+            }
+            if (rows.len() as i64) < CHUNKS_MAX {
+                break;
+            }
+        }
+        if found != i64::from(expected) || begun.is_some() {
+            return Err(incomplete(transaction).detail(format!(
+                "Its final chunk, log id {}, counts {expected} chunks; there are {found}.",
+                transaction.rank
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A chunk of which not all pieces have come.
+struct Begun {
+    /// Id of the first one.
+    first: i64,
+    pieces: i64,
+    bytes: Vec<u8>,
+}
+
+/// Collects chunks to parts of bounded size.
+pub(super) struct Parts<'a> {
+    chunks: Vec<Chunk>,
+    bytes: usize,
+    hand_on: &'a mut dyn FnMut(Part) -> Result<()>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(hand_on: &'a mut dyn FnMut(Part) -> Result<()>) -> Self {
+        Parts { chunks: Vec::new(), bytes: 0, hand_on }
+    }
+
+    pub(super) fn add(&mut self, chunk: Chunk) -> Result<()> {
+        self.bytes += chunk.payload.len();
+        self.chunks.push(chunk);
+        if self.bytes >= PART_BYTES {
+            self.bytes = 0;
+            let chunks = std::mem::take(&mut self.chunks);
+            (self.hand_on)(Part { chunks, ..Part::default() })?;
+        }
+        Ok(())
+    }
+
+    fn add_large(&mut self, large: Large) -> Result<()> {
+        self.bytes = 0;
+        let chunks = std::mem::take(&mut self.chunks);
+        (self.hand_on)(Part { chunks, large: Some(large), end: None })
+    }
+
+    pub(super) fn finish(self, end: End) -> Result<()> {
+        (self.hand_on)(Part { chunks: self.chunks, large: None, end: Some(end) })
+    }
+}

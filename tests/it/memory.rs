@@ -1,0 +1,61 @@
+//! What the agent takes of memory does not grow with what it carries.
+
+use pyreplica_tests::trio::Setup;
+
+/// A fixed part, and one for each slave; nothing for the size of rows.
+const MEBIBYTES: (u64, u64) = (64, 16);
+
+/// The most that a process has had in memory so far, in MiB.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+fn check(slaves: usize, workload: &[&str]) {
+    let mut trio = Setup::new("create table t (id int primary key, v text)").slaves(slaves).start();
+    trio.master.run("alter table t alter v set storage external");
+    for sql in workload {
+        trio.master.run(sql);
+        trio.catch_up();
+    }
+    let peak = peak(trio.agent.pid());
+    let limit = MEBIBYTES.0 + MEBIBYTES.1 * slaves as u64;
+    assert!(peak <= limit, "the agent took {peak} MiB, more than {limit}");
+    eprintln!("{slaves} slaves: {peak} MiB");
+    let all = "select id, md5(v) from t order by id";
+    for slave in &trio.slaves {
+        assert_eq!(slave.rows(all), trio.master.rows(all));
+    }
+}
+
+/// Two in one transaction, then new and old value of one.
+#[test]
+fn rows_of_100_megabytes_pass_through() {
+    check(
+        2,
+        &[
+            "insert into t select i, repeat(i || '23456789', 12500000) from generate_series(1, 2) i",
+            "update t set v = repeat('23456789x', 11000000) where id = 2",
+        ],
+    );
+}
+
+/// Too small to pass by themselves, so many are on their way at once.
+#[test]
+fn rows_of_a_megabyte_wait_on_the_master() {
+    let values = "select i, repeat(i::text, 900000 / length(i::text)) from generate_series(1, 60) i";
+    check(
+        2,
+        &[
+            &format!("insert into t {values}"),
+            "update t set v = 'x' || v",
+            "do 'begin for n in 1 .. 60 loop update t set v = ''y'' || v where id = n; commit; end loop; end'",
+        ],
+    );
+}
+
+#[test]
+fn a_transaction_of_150_megabytes_streams() {
+    check(2, &["insert into t select i, repeat(md5(i::text), 100) from generate_series(1, 50000) i"]);
+}
