@@ -1,7 +1,7 @@
 -- Who may do what.
 --
 -- What is in the log runs on the slaves. It gets there only by the triggers, which only the owner of a table can
--- attach (add_table), and by INSERT on replica_log, which nobody has until it is granted.
+-- attach (add_table), and by INSERT on replica_log, which nobody has until it is granted, and which replicate_ddl asks for.
 -- The log is read by the agent's role only: grant it with pyreplica.allow_agent(role).
 
 revoke all on all functions in schema pyreplica from public;
@@ -9,9 +9,10 @@ revoke all on all tables in schema pyreplica from public;
 grant usage on schema pyreplica to public;
 grant execute on function
     pyreplica.add_table(regclass), pyreplica.remove_table(regclass), pyreplica.add_all_tables(name),
-    pyreplica.objection(regclass)
+    pyreplica.objection(regclass), pyreplica.add_sequence(regclass), pyreplica.remove_sequence(regclass),
+    pyreplica.replicate_ddl(text)
     to public;
-grant select on pyreplica.replicated_table to public;
+grant select on pyreplica.replicated_table, pyreplica.replicated_sequence to public;
 
 create function pyreplica.allow_agent(role regrole) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -22,6 +23,7 @@ begin
     execute format('grant execute on function pyreplica.rotate_log(), pyreplica.flush_wal(),
                                               pyreplica.arm(text[]), pyreplica.disarm(),
                                               pyreplica.behind(bigint, pg_snapshot),
+                                              pyreplica.sequence_state(oid), pyreplica.moved_sequences(boolean),
                                               pyreplica.decode_chunk(bytea),
                                               pyreplica.join_pieces(xid8, bigint, bigint) to %s', role);
 end $$;
@@ -29,4 +31,4 @@ comment on function pyreplica.allow_agent(regrole) is
     'grants what the agent needs of the log; SELECT on the replicated tables comes besides';
 revoke all on function pyreplica.allow_agent(regrole) from public;
 
--- Kept by pg_dump: nothing. A restored master starts with an empty log; a slave that is a restored dump has none.
+-- Kept by pg_dump: the added sequences, like the triggers. A restored master starts with an empty log; a slave that is a restored dump has none.

@@ -8,17 +8,17 @@ use crate::{error, guc};
 
 #[pg_extern(sql = false)]
 fn add_table(relation: pg_sys::Oid) {
-    as_extension_owner(relation, "select pyreplica.attach($1)");
+    as_extension_owner(relation, "table", "select pyreplica.attach($1)");
 }
 
 #[pg_extern(sql = false)]
 fn remove_table(relation: pg_sys::Oid) {
-    as_extension_owner(relation, "select pyreplica.detach($1)");
+    as_extension_owner(relation, "table", "select pyreplica.detach($1)");
 }
 
 /// Calls the private half of a function under the rights of the extension's owner, who alone may attach the
-/// trigger function, after the caller was found to own the table.
-fn as_extension_owner(relation: pg_sys::Oid, statement: &str) {
+/// trigger function, after the caller was found to own the table (or `what` it is).
+pub fn as_extension_owner(relation: pg_sys::Oid, what: &str, statement: &str) {
     let name = |oid: pg_sys::Oid| {
         Spi::get_one_with_args::<String>("select $1::pg_catalog.regclass::pg_catalog.text", &[oid.into()])
             .ok()
@@ -31,14 +31,14 @@ fn as_extension_owner(relation: pg_sys::Oid, statement: &str) {
         error::raise(
             PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             format!("relation with OID {} does not exist", relation.to_u32()),
-            "Name the table as schema.table.",
+            &format!("Name the {what} as schema.{what}."),
         );
     }
     if !session::owns_relation(relation) {
         error::raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}", name(relation)),
-            "Only the owner of a table, or a member of that role, can have it replicated.",
+            format!("must be owner of {what} {}", name(relation)),
+            &format!("Only the owner of a {what}, or a member of that role, can have it replicated."),
         );
     }
     let owner = "select nspowner from pg_catalog.pg_namespace where nspname = 'pyreplica'";

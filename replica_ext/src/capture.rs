@@ -79,6 +79,16 @@ pub fn log_statement(call: &Call) {
     CAPTURE.with(|capture| capture.borrow_mut().log_statement(call));
 }
 
+/// The same, for who has run it here.
+pub fn queue_statement(sql: &[u8], search_path: &[u8], role: &[u8]) {
+    CAPTURE.with(|capture| capture.borrow_mut().queue_statement(sql, search_path, role));
+}
+
+/// How many changes the transaction has made so far.
+pub fn changes() -> u64 {
+    CAPTURE.with(|capture| capture.borrow().buffer.totals.changes)
+}
+
 /// Writes what is left of the transaction to the log. An error aborts the transaction.
 pub fn before_commit(notify: bool) {
     CAPTURE.with(|capture| capture.borrow_mut().finish(notify));
@@ -267,15 +277,19 @@ impl Capture {
                 "INSERT INTO pyreplica.replica_log (sql) VALUES ('...') queues a statement for all slaves.",
             )
         };
-        let role = session::role_name().map_or_else(Vec::new, |n| types::to_utf8(&n).into_owned());
-        let search_path = session::search_path();
+        // For the slaves only, so nobody has run it here: it is the agent's role that runs it there.
+        self.queue_statement(&sql, &session::search_path(), b"");
+    }
+
+    fn queue_statement(&mut self, sql: &[u8], search_path: &[u8], role: &[u8]) {
+        self.truncate = None;
         xact::register();
         self.buffer.enter(session::nest_level());
         let place = self.buffer.place_last(session::command_id(), session::trigger_depth());
         loop {
             let open = self.buffer.open(place);
             let start = open.start;
-            encode::statement(open.bytes, &sql, &search_path, &role);
+            encode::statement(open.bytes, sql, search_path, role);
             if self.buffer.close(place, start) {
                 break;
             }

@@ -14,6 +14,8 @@ mod encode;
 mod buffer;
 mod decode;
 mod add_table;
+mod replicate_ddl;
+mod sequence;
 mod wake;
 mod replica_log;
 
@@ -30,7 +32,8 @@ extension_sql_file!("../../sql/30_position.sql", name = "position", requires = [
 extension_sql_file!("../../sql/40_capture.sql", name = "capture", requires = ["position"]);
 extension_sql_file!("../../sql/50_agent.sql", name = "agent", requires = ["capture"]);
 extension_sql_file!("../../sql/60_replica_log.sql", name = "replica_log", requires = ["agent"]);
-extension_sql_file!("../../sql/90_grants.sql", name = "grants", requires = ["replica_log"], finalize);
+extension_sql_file!("../../sql/70_sequence.sql", name = "sequence", requires = ["replica_log"]);
+extension_sql_file!("../../sql/90_grants.sql", name = "grants", requires = ["sequence"], finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

@@ -228,10 +228,37 @@ struct SequenceForm {
 }
 
 fn read_sequence(oid: Oid) -> SequenceData {
+    // SAFETY: a relation that does not exist is an ERROR.
+    let relation = unsafe { pg_sys::relation_open(oid, pg_sys::AccessShareLock as i32) };
+    // SAFETY: only sequences are asked for here.
+    unsafe { read_open_sequence(relation) }
+}
+
+/// Last value of a sequence, and whether it was used; None when there is no such sequence (any more).
+pub fn sequence_state(oid: Oid) -> Option<(i64, bool)> {
+    // SAFETY: NULL when there is no such relation; else it is open and locked, and of the kind that its row says.
+    unsafe {
+        let relation = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as i32);
+        if relation.is_null() {
+            return None;
+        }
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_SEQUENCE as core::ffi::c_char {
+            pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
+            return None;
+        }
+        let data = read_open_sequence(relation);
+        Some((data.last_value, data.is_called))
+    }
+}
+
+/// Reads a sequence and closes it.
+///
+/// # Safety
+/// The relation is a sequence, opened under ACCESS SHARE.
+unsafe fn read_open_sequence(relation: pg_sys::Relation) -> SequenceData {
     // SAFETY: a sequence has one page with one tuple of this form at the first line pointer; it is read under
     // the buffer's share lock, as read_seq_tuple does.
     unsafe {
-        let relation = pg_sys::relation_open(oid, pg_sys::AccessShareLock as i32);
         let buffer = pg_sys::ReadBuffer(relation, 0);
         pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
         let page = pg_sys::BufferGetPage(buffer);

@@ -8,6 +8,7 @@ pub mod heap;
 pub mod lock;
 pub mod relation;
 pub mod session;
+pub mod statements;
 pub mod trigger;
 pub mod tuple;
 pub mod types;

@@ -86,6 +86,12 @@ pub fn owns_relation(relation: pg_sys::Oid) -> bool {
     unsafe { pg_sys::pg_class_ownercheck(relation, pg_sys::GetUserId()) }
 }
 
+/// Tells all sessions that something about the relation has changed, once this transaction is committed.
+pub fn invalidate(relation: pg_sys::Oid) {
+    // SAFETY: an oid without a relation is reported as an error, not followed.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
 /// Runs `f` as another role, as a SECURITY DEFINER function would.
 pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);

@@ -14,6 +14,9 @@ use crate::capture;
 /// Whether `STALE` holds anything: looked at for every row. A backend is one thread.
 static ANY_STALE: AtomicBool = AtomicBool::new(false);
 
+/// Whether any relation has changed since `take_changed` said so.
+static CHANGED: AtomicBool = AtomicBool::new(true);
+
 thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     /// Relations whose cached description is stale; InvalidOid stands for all.
@@ -47,6 +50,11 @@ pub fn any_stale() -> bool {
 pub fn take_stale() -> Vec<Oid> {
     ANY_STALE.store(false, Ordering::Relaxed);
     STALE.take()
+}
+
+/// Whether relations have changed since the last call; for those who keep something that may follow from any of them.
+pub fn take_changed() -> bool {
+    CHANGED.swap(false, Ordering::Relaxed)
 }
 
 #[pg_guard]
@@ -91,4 +99,5 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
         }
     });
     ANY_STALE.store(true, Ordering::Relaxed);
+    CHANGED.store(true, Ordering::Relaxed);
 }

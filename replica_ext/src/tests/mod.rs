@@ -9,7 +9,9 @@ mod capture;
 mod ordering;
 mod replay;
 mod savepoints;
+mod sequences;
 mod speed;
+mod statements;
 mod tables;
 mod types;
 #[cfg(test)]

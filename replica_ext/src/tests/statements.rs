@@ -1,0 +1,97 @@
+//! `replicate_ddl`: what is queued, and what is not.
+
+use pgrx::prelude::*;
+
+use super::{captured, log_of};
+
+#[pg_schema]
+pub mod tests {
+    use super::*;
+
+    #[pg_test]
+    fn each_statement_runs_and_is_queued_in_its_place() {
+        captured("t", "id int primary key, v text");
+        let log = log_of(
+            "insert into t values (1, 'a');
+             select pyreplica.replicate_ddl('alter table t add n int; create index on t (n); ');
+             insert into t values (2, 'b', 3);
+             select pyreplica.replicate_ddl('alter table t drop v');
+             insert into t values (4, 5)",
+        );
+        assert_eq!(
+            log,
+            [
+                "INSERT INTO public.t (id, v) VALUES (1, 'a')",
+                "alter table t add n int",
+                "create index on t (n)",
+                "INSERT INTO public.t (id, v, n) VALUES (2, 'b', 3)",
+                "alter table t drop v",
+                "INSERT INTO public.t (id, n) VALUES (4, 5)",
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn changed_rows_travel_as_rows_and_not_as_a_statement_too() {
+        captured("t", "id int primary key, v int");
+        let log = log_of(
+            "select pyreplica.replicate_ddl('alter table t add n int; insert into t values (1, 1, 1); update t set n = 2;
+                                             delete from t where id = 7; create table plain (id int); insert into plain values (1);
+                                             truncate plain')",
+        );
+        assert_eq!(
+            log,
+            [
+                "alter table t add n int",
+                "INSERT INTO public.t (id, v, n) VALUES (1, 1, 1)",
+                "UPDATE public.t SET n = 2 WHERE id = 1",
+                "create table plain (id int)",
+                "insert into plain values (1)",
+                "truncate plain",
+            ]
+        );
+    }
+
+    #[pg_test(
+        error = "cannot replicate statement \"do $$ begin insert into t values (1); end $$\": it changed rows of replicated tables, which arrive on the slaves by themselves"
+    )]
+    fn a_block_that_changes_captured_rows_is_refused() {
+        captured("t", "id int primary key");
+        log_of("select pyreplica.replicate_ddl('do $$ begin insert into t values (1); end $$')");
+    }
+
+    #[pg_test(error = "cannot replicate statement \"commit\": it begins or ends a transaction")]
+    fn the_transaction_is_the_callers() {
+        log_of("select pyreplica.replicate_ddl('create table t (id int); commit')");
+    }
+
+    #[pg_test(error = "there is no statement to replicate")]
+    fn nothing_is_no_statement() {
+        log_of("select pyreplica.replicate_ddl(' ; -- nothing')");
+    }
+
+    #[pg_test(error = "VACUUM cannot run inside a transaction block")]
+    fn what_a_transaction_forbids_is_refused() {
+        log_of("select pyreplica.replicate_ddl('vacuum')");
+    }
+
+    #[pg_test]
+    fn the_search_path_is_that_of_the_moment() {
+        Spi::run("create schema a; create schema b; set search_path = a").expect("schemas");
+        log_of("select pyreplica.replicate_ddl('create table x (id int); set search_path = b; create table x (id int)')");
+        let found = Spi::get_one::<i64>(
+            "select count(*) from pyreplica.log where encode(payload, 'escape') like '%create table x (id int)%a%create table x (id int)%b%'",
+        );
+        assert_eq!(found, Ok(Some(1)));
+        assert_eq!(
+            Spi::get_one::<bool>("select to_regclass('a.x') is not null and to_regclass('b.x') is not null"),
+            Ok(Some(true))
+        );
+    }
+
+    #[pg_test(error = "permission denied to queue statements for the slaves")]
+    fn only_who_may_queue_may_call_it() {
+        Spi::run("create role nobody; set role nobody").expect("role");
+        log_of("select pyreplica.replicate_ddl('select 1')");
+    }
+}
