@@ -16,6 +16,7 @@ use crate::decode::{Change, Column, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::mapping::{Mapping, Name};
+use crate::own_types::OwnTypes;
 use crate::reader::{Chunk, Transaction};
 use crate::set_statement::ArrayTypes;
 use crate::slave_table::{describe, SlaveTable};
@@ -27,6 +28,7 @@ pub use setwise::CarriedOut;
 
 mod exact;
 mod large;
+mod mapped;
 mod setwise;
 mod truncate;
 
@@ -56,6 +58,7 @@ pub struct Applier {
     /// For many rows; `None` where they go one by one.
     set_statements: HashMap<Vec<u8>, Option<Statement>>,
     arrays: ArrayTypes,
+    own_types: Arc<OwnTypes>,
     /// Tables that statements for many rows have changed in the transaction at hand, by their oids on the slave: those
     /// found to be what they were when they were described, and those to be looked up.
     checked: HashSet<u32>,
@@ -84,6 +87,7 @@ impl Applier {
             statements: HashMap::new(),
             set_statements: HashMap::new(),
             arrays: ArrayTypes::new(),
+            own_types: Arc::default(),
             checked: HashSet::new(),
             unchecked: HashSet::new(),
             now: None,

@@ -7,10 +7,12 @@ use std::fmt;
 
 use postgres::Client;
 
+use crate::check_mapping;
 use crate::check_slave;
 use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
+use crate::log_columns::LogColumn;
 use crate::quote;
 use crate::schema;
 use crate::session::{connect_master, connect_slave};
@@ -103,6 +105,8 @@ pub(crate) struct MasterFacts {
     pub server: Server,
     pub tables: Vec<CapturedTable>,
     pub shapes: Vec<Shape>,
+    /// Of the tables, in their order.
+    pub columns: Vec<Vec<LogColumn>>,
 }
 
 /// Which database of which server a session is in.
@@ -326,7 +330,8 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
             ),
         );
     }
-    Ok(Some(MasterFacts { server, tables, shapes }))
+    let columns = check_mapping::read_columns(master, &tables)?;
+    Ok(Some(MasterFacts { server, tables, shapes, columns }))
 }
 
 #[cfg(test)]

@@ -1,13 +1,21 @@
-//! The checks of a slave's mapping: names and columns that are not there, and what cannot be mapped so.
+//! The checks of a slave's mapping: names and columns that are not there, expressions that are none, and what cannot be
+//! mapped so.
 //!
-//! In: the mapping, the captured tables, shapes of both sides. Out: findings in the `Report`. Changes nothing.
+//! In: the mapping, the captured tables, both sides as they are. Out: findings in the `Report`. Changes nothing.
+
+use postgres::Client;
 
 use crate::check::Report;
+use crate::config::Slave;
 use crate::copy::CapturedTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::log_columns::{as_relation, log_columns, LogColumn};
 use crate::mapping::{Mapping, Rule};
+use crate::own_types::{self, OwnTypes};
 use crate::quote;
-use crate::shape::Shape;
+use crate::shape::{shapes, Column, Shape};
+use crate::slave_table::look_up;
+use crate::transform::{Carried, Source, Step, Transform, WHOLE_ROWS};
 
 /// Patterns that match nothing, and tables that would become one.
 pub(crate) fn names(mapping: &Mapping, captured: &[CapturedTable], at: &str, report: &mut Report) {
@@ -51,23 +59,156 @@ pub(crate) fn names(mapping: &Mapping, captured: &[CapturedTable], at: &str, rep
     }
 }
 
-/// The first thing that keeps a slave from following.
-pub(crate) fn refuse(mapping: &Mapping, captured: &[CapturedTable], slave: &str) -> Result<()> {
+/// The first thing in the mapping that keeps a slave from following; asked before anything is applied.
+pub(crate) fn refuse(
+    master: &mut Client,
+    client: &mut Client,
+    slave: &Slave,
+    captured: &[CapturedTable],
+) -> Result<()> {
+    let mapping = &slave.mapping;
     if mapping.is_plain() {
         return Ok(());
     }
     let mut report = Report::default();
-    names(mapping, captured, &format!("slave \"{slave}\""), &mut report);
+    let at = format!("slave \"{}\"", slave.name);
+    names(mapping, captured, &at, &mut report);
+    let tables = ruled(mapping, captured);
+    let there: Vec<CapturedTable> = tables.iter().map(|table| mapping.on_slave(table)).collect();
+    let (of_master, of_slave) =
+        (shapes(master, "the master", &tables, &[])?, shapes(client, &at, &there, &[])?);
+    for (table, there) in tables.iter().zip(&there) {
+        let find = |shapes: &'_ [Shape], table: &CapturedTable| {
+            shapes.iter().find(|shape| (&shape.schema, &shape.name) == (&table.schema, &table.name)).cloned()
+        };
+        let rule = mapping.rule(&table.schema, &table.name);
+        if let (Some(rule), Some(on_master), Some(here)) =
+            (rule, find(&of_master, table), find(&of_slave, there))
+        {
+            columns(rule, there, &on_master, &here, &sent(Some(rule), &on_master), &at, &mut report);
+        }
+    }
+    let tables = transformed(mapping, captured);
+    let columns = read_columns(master, &tables)?;
+    for (table, columns) in tables.iter().zip(&columns) {
+        expressions(client, mapping, (table, columns), &at, &mut report)?;
+    }
     report.into_result()
 }
 
-/// What a rule says of columns. `sent`: the columns of the slave that take one of the master's as it is.
+fn ruled(mapping: &Mapping, captured: &[CapturedTable]) -> Vec<CapturedTable> {
+    let has_rule = |table: &CapturedTable| mapping.rule(&table.schema, &table.name).is_some();
+    mapping.wanted(captured.to_vec()).into_iter().filter(has_rule).collect()
+}
+
+/// The master's columns that the slave takes as they are, and their names there. One that is generated on the master is not
+/// sent, so nothing fills an ordinary one there either.
+pub(crate) fn sent<'s>(rule: Option<&'s Rule>, on_master: &'s Shape) -> Vec<(&'s Column, &'s str)> {
+    let taken = |column: &'s Column| {
+        let name = match rule {
+            None => Some(column.name.as_str()),
+            Some(rule) => rule.column(&column.name).filter(|name| !rule.values.contains_key(*name)),
+        };
+        name.map(|name| (column, name))
+    };
+    on_master.columns.iter().filter(|column| !column.generated).filter_map(taken).collect()
+}
+
+/// The tables whose rows are given another form.
+pub(crate) fn transformed(mapping: &Mapping, captured: &[CapturedTable]) -> Vec<CapturedTable> {
+    let is_transformed = |table: &CapturedTable| {
+        mapping.rule(&table.schema, &table.name).is_some_and(|rule| rule.is_transform())
+    };
+    mapping.wanted(captured.to_vec()).into_iter().filter(is_transformed).collect()
+}
+
+pub(crate) fn read_columns(master: &mut Client, tables: &[CapturedTable]) -> Result<Vec<Vec<LogColumn>>> {
+    log_columns(master, tables)
+        .map_err(|e| Error::from_pg("could not read the columns of tables of the master", e))
+}
+
+/// Whether each expression of the table's rule is one, and has what it needs; and whether rows can be put in as they
+/// then are. A table that the slave does not have is left to others.
+pub(crate) fn expressions(
+    client: &mut Client,
+    mapping: &Mapping,
+    (table, columns): (&CapturedTable, &[LogColumn]),
+    at: &str,
+    report: &mut Report,
+) -> Result<()> {
+    let relation = as_relation(table, columns);
+    let failed = |e| Error::from_pg(format!("could not check {at}"), e);
+    let here = look_up(client, mapping, (&table.schema, &table.name)).map_err(failed)?;
+    let Some(here) = here else { return Ok(()) };
+    let types = OwnTypes::of(&client.query(own_types::QUERY, &[]).map_err(failed)?);
+    let transform = match Transform::new(&here, &relation, &types) {
+        Ok(Some(transform)) => transform,
+        Ok(None) => return Ok(()),
+        Err(e) => {
+            let place = format!("{at}: table {}: {e}", table.full_name());
+            report.error(place, "Add it there, or correct the [[slave.table]].");
+            return Ok(());
+        }
+    };
+    let all: Vec<usize> = (0..columns.len()).collect();
+    let carried = Carried { key: &[], new: &all, old: &[] };
+    let parameters = transform.parameter_types(Source::One, carried).unwrap_or_default();
+    let named = |n: &usize| columns[*n].name.as_str();
+    let mut sound = true;
+    for (what, uses, sql) in transform.expressions(carried)? {
+        let place = format!("{at}: {what} of table {}", table.full_name());
+        if let Err(e) = client.prepare_typed(&sql, &parameters) {
+            let Some(said) = e.as_db_error() else { return Err(Error::from_pg(place, e)) };
+            sound = false;
+            report.error(
+                format!("{place}: {}", said.message()),
+                said.hint().map_or_else(
+                    || {
+                        let names: Vec<&str> = all.iter().map(named).collect();
+                        format!(
+                            "It is an expression over the master's columns: {}. What is not PostgreSQL's own needs its schema.",
+                            names.join(", ")
+                        )
+                    },
+                    str::to_owned,
+                ),
+            );
+            continue;
+        }
+        let of_key = uses.iter().all(|n| relation.key.contains(n));
+        let enough = of_key || uses.len() == 1 && what != "row_filter";
+        if transform.takes_updates() && !table.whole_rows && !enough {
+            let names: Vec<&str> = uses.iter().map(named).collect();
+            report.error(
+                format!("{place} uses {}, and an UPDATE may not carry that", names.join(", ")),
+                WHOLE_ROWS,
+            );
+        }
+    }
+    if sound {
+        let sql = transform.build(Step::Insert, Source::One, carried)?;
+        if let Err(e) = client.prepare_typed(&sql, &parameters) {
+            let Some(said) = e.as_db_error() else { return Err(Error::from_pg(at, e)) };
+            report.error(
+                format!(
+                    "{at}: rows of table {} cannot be stored there: {}",
+                    table.full_name(),
+                    said.message()
+                ),
+                said.hint().unwrap_or("Correct the [[slave.table]], or the table there."),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a rule says of columns. `sent`: what the slave takes as it is.
 pub(crate) fn columns(
     rule: &Rule,
     table: &CapturedTable,
     on_master: &Shape,
     here: &Shape,
-    sent: &[&str],
+    sent: &[(&Column, &str)],
     at: &str,
     report: &mut Report,
 ) {
@@ -86,8 +227,8 @@ pub(crate) fn columns(
             );
         }
     }
-    for (i, column) in sent.iter().enumerate() {
-        if sent[..i].contains(column) {
+    for (i, (_, column)) in sent.iter().enumerate() {
+        if sent[..i].iter().any(|(_, other)| other == column) {
             report.error(
                 format!(
                     "{at}: two columns of table {of_master} would be column \"{column}\" of table {name}"
@@ -116,7 +257,7 @@ pub(crate) fn columns(
         }
     }
     for key in &table.key_columns {
-        if !sent.contains(&key.as_str()) {
+        if !sent.iter().any(|(_, name)| name == key) {
             report.error(
                 format!("{at}: key column \"{key}\" of table {name} does not take the master's as it is"),
                 "The key tells rows apart: it may have other names, and no other values.",

@@ -97,6 +97,11 @@ pub(crate) fn check(
             (None, _) => {}
         }
     }
+    for (table, columns) in facts.tables.iter().zip(&facts.columns) {
+        if mapping.wants(&table.schema, &table.name) {
+            check_mapping::expressions(client, mapping, (table, columns), &at, report)?;
+        }
+    }
     part(may_make(client, &at, &server, &to_make, report), report);
     part(firing(client, &at, silent, &tables, report), report);
     if slave.initial == Initial::Copy {
@@ -134,13 +139,8 @@ fn compare(
     }
     let values = rule.map(|rule| &rule.values);
     let computed = |name: &str| values.is_some_and(|values| values.contains_key(name));
-    // What the slave gets of the master's columns, by their names here. One that is generated on the master is not sent,
-    // so nothing fills an ordinary one here either.
-    let mut sent: Vec<&str> = Vec::new();
-    for column in on_master.columns.iter().filter(|column| !column.generated) {
-        let taken = rule.map_or(Some(column.name.as_str()), |rule| rule.column(&column.name));
-        let Some(taken) = taken.filter(|taken| !computed(taken)) else { continue };
-        sent.push(taken);
+    let sent = check_mapping::sent(rule, on_master);
+    for &(column, taken) in &sent {
         match here.column(taken) {
             None => report.error(
                 format!("{at}: table {name} has no column \"{taken}\""),
@@ -170,7 +170,7 @@ fn compare(
         check_mapping::columns(rule, table, on_master, here, &sent, at, report);
     }
     for column in &here.columns {
-        let sent = sent.contains(&column.name.as_str()) || computed(&column.name);
+        let sent = sent.iter().any(|(_, name)| *name == column.name) || computed(&column.name);
         if !sent && column.not_null && !column.filled && !column.generated {
             report.error(
                 format!("{at}: column \"{}\" of table {name} is NOT NULL without a default, and the master does not send it", column.name),

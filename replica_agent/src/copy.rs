@@ -14,6 +14,7 @@
 //! master could still lose is not copied (`flush_wal` after the snapshot).
 
 mod crew;
+mod mapped;
 mod progress;
 mod table;
 mod transfer;
@@ -35,6 +36,8 @@ pub struct CapturedTable {
     pub trigger_oid: u32,
     pub key_columns: Vec<String>,
     pub partitioned: bool,
+    /// An UPDATE is logged with the whole new row.
+    pub whole_rows: bool,
 }
 
 impl CapturedTable {
@@ -71,6 +74,7 @@ pub fn captured_tables(master: &mut Client) -> Result<Vec<CapturedTable>> {
             // A primary key may have been dropped since.
             key_columns: row.get::<_, Option<Vec<String>>>(3).unwrap_or_default(),
             partitioned: row.get(4),
+            whole_rows: row.get(5),
         })
         .collect())
 }

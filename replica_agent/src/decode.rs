@@ -47,11 +47,12 @@ pub enum Change<'a> {
         relation: usize,
         row: Vec<Value<'a>>,
     },
-    /// `key` is the old key. A changed key is among `changed`.
+    /// `key` is the old key. A changed key is among `changed`. The new values of all columns, if the log has them.
     Update {
         relation: usize,
         key: Vec<Value<'a>>,
         changed: Vec<Changed<'a>>,
+        row: Option<Vec<Value<'a>>>,
     },
     Delete {
         relation: usize,
@@ -207,7 +208,7 @@ impl<'a> Decoder<'a> {
                 Ok(Changed { column, new: self.value()?, old: self.value()? })
             })
             .collect::<Result<_>>()?;
-        Ok(Change::Update { relation, key, changed })
+        Ok(Change::Update { relation, key, changed, row: None })
     }
 
     fn key_update(&mut self) -> Result<Change<'a>> {
@@ -220,7 +221,7 @@ impl<'a> Decoder<'a> {
                 Ok(Changed { column, new: row[column], old: self.value()? })
             })
             .collect::<Result<_>>()?;
-        Ok(Change::Update { relation, key, changed })
+        Ok(Change::Update { relation, key, changed, row: Some(row) })
     }
 
     fn delete(&mut self) -> Result<Change<'a>> {

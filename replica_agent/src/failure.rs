@@ -107,11 +107,13 @@ pub fn failed_on(relation: &Relation, e: postgres::Error) -> Error {
 
 /// A change that we could not even put to the server.
 pub fn on_table(e: Error, relation: &Relation) -> Error {
-    let state = e.sqlstate().map(str::to_owned);
-    let placed =
+    let mut placed =
         Error::new(e.kind(), format!("could not apply change to table \"{}\": {e}", full_name(relation)));
-    match state {
-        Some(state) => placed.with_sqlstate(&state),
+    if let Some(state) = e.sqlstate() {
+        placed = placed.with_sqlstate(state);
+    }
+    match e.hint_text() {
+        Some(hint) => placed.hint(hint),
         None => placed,
     }
 }

@@ -81,7 +81,7 @@ impl Member {
         let SlaveSession { client, tables, name, .. } = &mut self.session;
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(name)?;
-        check_mapping::refuse(&slave.mapping, &captured, name)?;
+        check_mapping::refuse(&mut control.client, client, slave, &captured)?;
         let missing = tables.settle(client, &captured)?;
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;

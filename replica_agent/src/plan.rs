@@ -106,6 +106,8 @@ pub struct Row(u32);
 pub struct Update {
     pub key: Key,
     cells: u32,
+    /// The new values of all columns, where the log has them.
+    pub row: Option<Row>,
 }
 
 /// A relation as the chunks of a window introduce it.

@@ -123,7 +123,7 @@ pub fn build(
             return Ok(None);
         }
         assignments.push(format!("{} = {value}", quote::ident(&here.name)));
-        conditions.push(same(c, here, n));
+        conditions.push(same(here, &format!("u.o{n}"), here.own_type == c.type_oid && c.binary));
     }
     Ok(Some(format!(
         "update {} as t set {} from {source} where {}",
@@ -133,35 +133,27 @@ pub fn build(
     )))
 }
 
-/// Whether the slave has the master's old value. Where `=` is not exact (numeric scale, citext) binary forms are
-/// compared, or text as in `statement`.
-fn same(column: &Column, here: &SlaveColumn, n: usize) -> String {
-    let name = quote::ident(&here.name);
-    let (left, right) = (format!("t.{name}"), format!("u.o{n}"));
-    if here.own_type == column.type_oid && column.binary {
-        match column.type_oid {
-            // bool, bytea, "char", int8, int2, int4, oid, float4, float8 (0 and -0 are one), date, time, timestamp,
-            // timestamptz, uuid
-            16 | 17 | 18 | 20 | 21 | 23 | 26 | 700 | 701 | 1082 | 1083 | 1114 | 1184 | 2950 => {
-                return format!("{left} is not distinct from {right}");
-            }
-            // Byte for byte in this collation.
-            TEXT | 1043 => {
-                return format!("{left} collate \"C\" is not distinct from {right} collate \"C\"");
-            }
-            1700 => {
-                return format!(
-                    "pg_catalog.numeric_send({left}) is not distinct from pg_catalog.numeric_send(cast({right} as {}))",
-                    here.full_type
-                );
-            }
-            _ => {}
+/// Whether a column of the slave's row `t` has this value, which is of the column's own type if that is said. Where `=` is
+/// not exact (numeric scale, citext) binary forms are compared, or text as in `statement`.
+pub fn same(here: &SlaveColumn, value: &str, own_type: bool) -> String {
+    let (left, full_type) = (format!("t.{}", quote::ident(&here.name)), &here.full_type);
+    match here.own_type {
+        // bool, bytea, "char", int8, int2, int4, oid, float4, float8 (0 and -0 are one), date, time, timestamp,
+        // timestamptz, uuid
+        16 | 17 | 18 | 20 | 21 | 23 | 26 | 700 | 701 | 1082 | 1083 | 1114 | 1184 | 2950 if own_type => {
+            format!("{left} is not distinct from {value}")
         }
+        // Byte for byte in this collation.
+        TEXT | 1043 if own_type => {
+            format!("{left} collate \"C\" is not distinct from {value} collate \"C\"")
+        }
+        1700 if own_type => format!(
+            "pg_catalog.numeric_send({left}) is not distinct from pg_catalog.numeric_send(cast({value} as {full_type}))"
+        ),
+        _ => format!(
+            "({left}::text collate \"C\") is not distinct from (cast({value} as {full_type})::text collate \"C\")"
+        ),
     }
-    format!(
-        "({left}::text collate \"C\") is not distinct from (cast({right} as {})::text collate \"C\")",
-        here.full_type
-    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postgres::Client;
+use postgres::{Client, GenericClient, Row};
 
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
@@ -50,13 +50,22 @@ impl SlaveTable {
         format!("{}{}", if self.only { "only " } else { "" }, self.sql_name)
     }
 
+    /// Are changes to be put in another form than with other names?
+    pub fn is_transformed(&self) -> bool {
+        self.rule.as_ref().is_some_and(|rule| rule.is_transform())
+    }
+
     /// The column that takes what the master has in the column of this name.
     pub fn column(&self, name: &str) -> Result<&SlaveColumn> {
-        self.columns.iter().find(|c| c.from.as_deref() == Some(name)).ok_or_else(|| {
-            let here = self.rule.as_ref().and_then(|rule| rule.column(name)).unwrap_or(name);
-            Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(here)))
-                .with_sqlstate("42703")
-        })
+        self.columns
+            .iter()
+            .find(|c| c.from.as_deref() == Some(name))
+            .ok_or_else(|| missing(self.rule.as_ref().and_then(|rule| rule.column(name)).unwrap_or(name)))
+    }
+
+    /// The column of this name here.
+    pub fn own_column(&self, name: &str) -> Result<&SlaveColumn> {
+        self.columns.iter().find(|c| c.name == name).ok_or_else(|| missing(name))
     }
 
     /// Those of the relation's columns that have a place here.
@@ -75,14 +84,30 @@ pub fn describe(
     mapping: &Mapping,
     (schema, name): &Name,
 ) -> Result<Option<SlaveTable>> {
+    let target = mapping.target(schema, name);
+    let rows = client.query(QUERY, &[&target.0, &target.1]).map_err(|e| failed_on(relation, e))?;
+    Ok(of_rows(&rows, mapping, (schema, name)))
+}
+
+/// The same, in any other session.
+pub fn look_up(
+    client: &mut impl GenericClient,
+    mapping: &Mapping,
+    (schema, name): (&str, &str),
+) -> std::result::Result<Option<SlaveTable>, postgres::Error> {
+    let target = mapping.target(schema, name);
+    let rows = client.query(QUERY, &[&target.0, &target.1])?;
+    Ok(of_rows(&rows, mapping, (schema, name)))
+}
+
+const QUERY: &str = include_str!("sql/slave_table.sql");
+
+fn of_rows(rows: &[Row], mapping: &Mapping, (schema, name): (&str, &str)) -> Option<SlaveTable> {
+    let first = rows.first()?;
     let rule = mapping.rule(schema, name).cloned();
-    let (schema, name) = &mapping.target(schema, name);
-    let rows = client
-        .query(include_str!("sql/slave_table.sql"), &[schema, name])
-        .map_err(|e| failed_on(relation, e))?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    Ok(Some(SlaveTable {
-        sql_name: quote::qualified(schema, name),
+    let (schema, name) = mapping.target(schema, name);
+    Some(SlaveTable {
+        sql_name: quote::qualified(&schema, &name),
         oid: first.get("oid"),
         only: first.get::<_, &str>("relkind") == "r",
         one_by_one: first.get("one_by_one"),
@@ -104,7 +129,12 @@ pub fn describe(
             })
             .collect(),
         rule,
-    }))
+    })
+}
+
+fn missing(column: &str) -> Error {
+    Error::new(Kind::Apply, format!("column {} does not exist on the slave", quote::ident(column)))
+        .with_sqlstate("42703")
 }
 
 /// The master's column for a column of the slave.

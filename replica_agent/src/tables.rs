@@ -340,6 +340,7 @@ impl Tables {
                 trigger_oid: 0,
                 key_columns: Vec::new(),
                 partitioned: false,
+                whole_rows: false,
             };
             return self.mark(client, &table, Snapshot::empty(), None);
         }
@@ -456,6 +457,7 @@ mod tests {
             trigger_oid: 2,
             key_columns: vec!["id".into()],
             partitioned: false,
+            whole_rows: false,
         };
         let copied = CopiedTable { table: table.clone(), snapshot: "18:18:".into(), rows: 5 };
         let mut rows: Vec<_> = tables.rewound(&table, Some(&copied), &level).unwrap();
@@ -475,6 +477,7 @@ mod tests {
             trigger_oid,
             key_columns: vec!["id".into()],
             partitioned: false,
+            whole_rows: false,
         };
         assert!(tables.complete(&[captured("t", 1)]));
         assert!(!tables.complete(&[captured("t", 2)]), "removed and added again");

@@ -13,17 +13,20 @@
 
 mod recheck;
 mod rows;
+mod shown;
 
 use postgres::Client;
 
 use crate::check::Server;
+use crate::check_mapping;
 use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::session::{cancel_on_stop, connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
 use crate::wake::{Cancels, Stop};
-use rows::Query;
+use rows::{Query, Tolerance};
+use shown::Shown;
 
 /// How many differing keys are remembered for a second look; beyond that a table is read again as a whole.
 const KEYS_MAX: usize = 10_000;
@@ -75,8 +78,13 @@ fn verify_slave(
     prepare(&mut client, &format!("slave \"{}\"", slave.name))?;
     let cancels = Cancels::default();
     let _cancelable = (cancels.add(&config.master.dsn, master)?, cancels.add(&slave.dsn, &client)?);
+    let shower = match check_mapping::transformed(&slave.mapping, tables).is_empty() {
+        true => None,
+        false => Some(connect_slave(slave)?),
+    };
+    let _also = shower.as_ref().map(|shower| cancels.add(&slave.dsn, shower)).transpose()?;
     let agent = config.agent_name();
-    let mut pair = Pair { master, slave: &mut client, agent, which: slave, stop, stalled: None };
+    let mut pair = Pair { master, slave: &mut client, shower, agent, which: slave, stop, stalled: None };
     cancel_on_stop(stop, &cancels, || compare_all(&mut pair, tables, out))
 }
 
@@ -120,6 +128,8 @@ fn compare_all(
 struct Pair<'a> {
     master: &'a mut Client,
     slave: &'a mut Client,
+    /// A second session there, which computes the rows of tables that the slave keeps in another form.
+    shower: Option<Client>,
     agent: &'a str,
     which: &'a Slave,
     stop: &'a Stop,
@@ -192,10 +202,13 @@ fn compare(
     there: &Shape,
     encodings: &(String, String),
 ) -> Result<Outcome> {
+    let rule = pair.which.mapping.rule(&table.schema, &table.name);
+    if rule.is_some_and(|rule| rule.is_transform()) {
+        return compare_shown(pair, table, here, there, encodings);
+    }
     let mut outcome = Outcome::default();
     // By their names on the master, and on the slave.
     let (mut columns, mut names) = (Vec::new(), Vec::new());
-    let rule = pair.which.mapping.rule(&table.schema, &table.name);
     for column in &here.columns {
         let Some(name) = rule.map_or(Some(column.name.as_str()), |rule| rule.column(&column.name)) else {
             continue;
@@ -224,11 +237,45 @@ fn compare(
     let key = pair.which.mapping.on_slave(table).key_columns;
     let on_slave = Query::new(there, &key, &names, &encodings.1);
 
+    compare_rows(pair, &on_master, &on_slave, Tolerance::NONE)
+}
+
+/// The same of a table that the slave keeps in another form.
+fn compare_shown(
+    pair: &mut Pair,
+    table: &CapturedTable,
+    here: &Shape,
+    there: &Shape,
+    encodings: &(String, String),
+) -> Result<Outcome> {
+    let mapping = &pair.which.mapping;
+    let gone = || Outcome::structure(vec!["the table is no longer there".to_owned()]);
+    let Some(shower) = &mut pair.shower else { return Ok(gone()) };
+    let Some(on_master) = Shown::of(pair.master, shower, mapping, (table, here), &encodings.0)? else {
+        return Ok(gone());
+    };
+    let key = mapping.on_slave(table).key_columns;
+    let on_slave = Query::new(there, &key, &on_master.columns, &encodings.1);
+    if on_master.key.len() < key.len() || key.is_empty() {
+        return Ok(Outcome::structure(vec!["its key cannot be compared".to_owned()]));
+    }
+    let rule = mapping.rule(&table.schema, &table.name);
+    let tolerance = rule.map_or(Tolerance::NONE, |rule| Tolerance::of(rule.operations));
+    compare_rows(pair, &on_master, &on_slave, tolerance)
+}
+
+fn compare_rows(
+    pair: &mut Pair,
+    on_master: &Query,
+    on_slave: &Query,
+    tolerance: Tolerance,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
     for pass in 1..=PASSES_MAX {
-        let found = rows::merge(pair, &on_master, &on_slave)?;
+        let found = rows::merge(pair, on_master, on_slave, tolerance)?;
         outcome.rows = found.rows;
         if found.more == 0 || pass == PASSES_MAX {
-            let settled = recheck::settle(pair, &on_master, &on_slave, found.keys)?;
+            let settled = recheck::settle(pair, on_master, on_slave, found.keys, tolerance)?;
             outcome.differing = settled.different.len() as u64 + found.more;
             outcome.undecided = settled.undecided;
             outcome.shown = settled.different.into_iter().take(SHOWN_MAX).collect();

@@ -29,16 +29,27 @@ impl Applier {
         match change {
             Change::Insert { relation, row } => {
                 let relation = decoder.relation(*relation);
+                if let Some(table) = self.mapped(client, relation)? {
+                    return self.insert_one_mapped(client, &table, relation, row);
+                }
                 let all = self.taken(client, relation, 0..row.len())?;
                 let row: Vec<Value> = all.iter().map(|&n| row[n]).collect();
                 self.execute(client, relation, Operation::Insert, &[], &all, &[], &row)?;
                 Ok(())
             }
-            Change::Update { relation, key, changed } => {
-                self.update(client, decoder.relation(*relation), key, changed, transaction)
+            Change::Update { relation, key, changed, row } => {
+                let relation = decoder.relation(*relation);
+                if let Some(table) = self.mapped(client, relation)? {
+                    let row = row.as_deref();
+                    return self.update_one_mapped(client, &table, relation, key, changed, row, transaction);
+                }
+                self.update(client, relation, key, changed, transaction)
             }
             Change::Delete { relation, key } => {
                 let relation = decoder.relation(*relation);
+                if let Some(table) = self.mapped(client, relation)? {
+                    return self.delete_one_mapped(client, &table, relation, key, transaction);
+                }
                 let deleted =
                     self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
                 match deleted {
@@ -120,12 +131,16 @@ impl Applier {
         let mut targets: Vec<Arc<SlaveTable>> = Vec::new();
         for relation in relations {
             let target = self.table(client, relation)?;
+            let taken = target.rule.as_ref().is_none_or(|rule| rule.operations.truncate);
             // Partitions come under the name of their root.
-            if !targets.contains(&target) {
+            if taken && !targets.contains(&target) {
                 targets.push(target);
             }
         }
-        truncate(client, relations[0], &targets, restart_identity)
+        match targets.is_empty() {
+            true => Ok(()),
+            false => truncate(client, relations[0], &targets, restart_identity),
+        }
     }
 
     /// Those of the columns that the slave gets.

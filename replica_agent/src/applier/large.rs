@@ -3,7 +3,8 @@
 //! In: a large message. Out: the change applied; conflicts are found and named as in `exact`.
 //! An insert is a COPY of one row. Large values of an update are put down in `pyreplica_agent.piece` on the slave, where
 //! the statement for the row joins them again; the transaction leaves that table empty. What goes neither way (a value
-//! that only PostgreSQL can make from its binary form, a queued statement) is read as a whole and applied as any other.
+//! that only PostgreSQL can make from its binary form, a row that the slave keeps in another form, a queued statement) is
+//! read as a whole and applied as any other.
 
 use std::io::Write;
 
@@ -86,11 +87,16 @@ impl Applier {
                 let table = self.table(client, relation)?;
                 let taken = table.taken(relation, 0..relation.columns.len());
                 let of_columns = || taken.iter().filter_map(|&n| relation.columns[n].as_ref());
-                if tag == b'I' && !table.one_by_one && of_columns().all(|c| field(c, &table).is_some()) {
+                let as_it_is = !table.is_transformed();
+                if as_it_is
+                    && tag == b'I'
+                    && !table.one_by_one
+                    && of_columns().all(|c| field(c, &table).is_some())
+                {
                     pieces.pass(length, &mut |_| Ok(()))?;
                     return self.insert_large(client, &decoder, pieces, &table, transaction, stop);
                 }
-                if tag != b'I' && of_columns().all(|c| form(c, &table).is_some()) {
+                if as_it_is && tag != b'I' && of_columns().all(|c| form(c, &table).is_some()) {
                     pieces.pass(length, &mut |_| Ok(()))?;
                     return self.update_large(client, &decoder, tag, pieces, &table, transaction, stop);
                 }
@@ -143,7 +149,7 @@ impl Applier {
         }
         let updated = self.update_from_pieces(client, relation, table, &update, &key, transaction);
         if let Err(e) = updated {
-            let change = Change::Update { relation: 0, key, changed: Vec::new() };
+            let change = Change::Update { relation: 0, key, changed: Vec::new(), row: None };
             return Err(self.failed(client, decoder, &change, transaction, e));
         }
         client.batch_execute("truncate pyreplica_agent.piece").map_err(|e| failed_on(relation, e))?;

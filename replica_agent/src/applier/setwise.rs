@@ -41,17 +41,17 @@ pub enum CarriedOut {
 }
 
 /// The window at hand.
-struct Work<'w> {
-    chunks: &'w [Chunk],
-    plan: &'w Plan,
+pub(super) struct Work<'w> {
+    pub chunks: &'w [Chunk],
+    pub plan: &'w Plan,
     stop: &'w Stop,
 }
 
 /// A table of the plan, and as the slave has it.
-struct Target<'w> {
-    table: &'w TablePlan,
-    relation: Relation<'w>,
-    slave: Arc<SlaveTable>,
+pub(super) struct Target<'w> {
+    pub table: &'w TablePlan,
+    pub relation: Relation<'w>,
+    pub slave: Arc<SlaveTable>,
 }
 
 impl Applier {
@@ -72,15 +72,27 @@ impl Applier {
         let work = Work { chunks, plan, stop };
         let mut as_planned = true;
         for target in &targets {
-            as_planned = as_planned && self.delete(client, &work, target)?;
+            as_planned = as_planned
+                && match target.slave.is_transformed() {
+                    false => self.delete(client, &work, target)?,
+                    true => self.delete_mapped(client, &work, target)?,
+                };
         }
         for target in &targets {
             for group in &target.table.updates {
-                as_planned = as_planned && self.update_group(client, &work, target, group)?;
+                as_planned = as_planned
+                    && match target.slave.is_transformed() {
+                        false => self.update_group(client, &work, target, group)?,
+                        true => self.update_mapped(client, &work, target, group)?,
+                    };
             }
         }
         for target in &targets {
-            as_planned = as_planned && self.insert(client, &work, target)?;
+            as_planned = as_planned
+                && match target.slave.is_transformed() {
+                    false => self.insert(client, &work, target)?,
+                    true => self.insert_mapped(client, &work, target)?,
+                };
         }
         if as_planned && self.still_known(client, &targets)? {
             return Ok(CarriedOut::Done);
@@ -303,7 +315,7 @@ impl Work<'_> {
     }
 
     /// Whether the statement found so many rows.
-    fn execute(
+    pub(super) fn execute(
         &self,
         client: &mut Client,
         relation: &Relation,
@@ -365,7 +377,7 @@ pub(super) fn copy_failed(relation: &Relation, e: std::io::Error) -> Error {
     }
 }
 
-fn new_arrays(columns: &[&Column], arrays: &ArrayTypes, rows: usize) -> Vec<Array> {
+pub(super) fn new_arrays(columns: &[&Column], arrays: &ArrayTypes, rows: usize) -> Vec<Array> {
     columns.iter().map(|c| Array::new(element(c, arrays).unwrap_or_default(), rows)).collect()
 }
 

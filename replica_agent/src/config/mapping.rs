@@ -12,6 +12,7 @@ use super::file::known_keys;
 use super::invalid;
 use crate::dsn::nearest;
 use crate::error::Result;
+use crate::expression::has_parameter;
 use crate::mapping::{Mapping, Name, Operations, Pattern, Rule};
 
 pub(super) const TABLE_KEYS: &[&str] = &["name", "to", "columns", "row_filter", "operations", "values"];
@@ -109,6 +110,11 @@ fn rule(table: FileTable, slave: &str) -> Result<Rule> {
     if let Some((column, _)) = table.values.iter().find(|(column, text)| column.is_empty() || blank(text)) {
         return Err(invalid(format!("the value of column \"{column}\" is empty {place}"))
             .hint("Write an SQL expression over the master's columns; NULL is one."));
+    }
+    if let Some(text) = table.row_filter.iter().chain(table.values.values()).find(|text| has_parameter(text))
+    {
+        return Err(invalid(format!("expression {text:?} has a parameter {place}"))
+            .hint("Nothing is bound to it; an expression is over the columns of the master's table."));
     }
     Ok(Rule {
         pattern,
@@ -238,6 +244,11 @@ mod tests {
             &table("values = { x = \" \" }"),
             &format!("the value of column \"x\" is empty {place}"),
             "NULL",
+        );
+        fails(
+            &table("row_filter = \"id > $1\""),
+            &format!("expression \"id > $1\" has a parameter {place}"),
+            "",
         );
         fails(&table("row_filter = \"\""), &format!("row_filter is empty {place}"), "");
         fails(&table("to = \"a.*\""), &format!("\"to\" is a pattern {place}"), "");

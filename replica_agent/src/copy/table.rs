@@ -3,6 +3,7 @@
 use postgres::error::SqlState;
 use postgres::{Client, IsolationLevel, Transaction};
 
+use super::mapped::transfer_mapped;
 use super::progress::TableProgress;
 use super::transfer::{transfer, Columns, Ends};
 use super::{CapturedTable, CopiedTable};
@@ -52,8 +53,14 @@ pub(super) fn copy_table(
     let there = target.mapping.on_slave(table);
     let only = only_if_plain(slave, &there, target.slave)?;
     let rule = target.mapping.rule(&table.schema, &table.name);
-    let Columns { list, names, source, format } =
-        Columns::choose(&mut from, slave, (table, &there), rule.map(|rule| &**rule)).map_err(on_master)?;
+    let is_transform = rule.is_some_and(|rule| rule.is_transform());
+    let columns = match is_transform {
+        true => None,
+        false => {
+            let rule = rule.map(|rule| &**rule);
+            Some(Columns::choose(&mut from, slave, (table, &there), rule).map_err(on_master)?)
+        }
+    };
     let mut to = begin_locked(slave, &there, Side::Slave, stop, &on_slave)?;
     match target.manner {
         Manner::First => refuse_filled(&mut to, only, &there, target.slave)?,
@@ -64,19 +71,26 @@ pub(super) fn copy_table(
         }
     }
 
-    let source = if table.partitioned {
-        format!("(select {source} from {})", table.quoted())
-    } else if source != names {
-        format!("(select {source} from only {})", table.quoted())
-    } else {
-        format!("{} ({names})", table.quoted())
+    let rows_of = format!("{}{}", if table.partitioned { "" } else { "only " }, table.quoted());
+    let sent = match columns {
+        None => {
+            let source = (table, rows_of.as_str());
+            transfer_mapped(&mut from, &mut to, source, target.mapping, &ends, stop, &mut progress)?
+        }
+        Some(Columns { list, names, source, format }) => {
+            let source = match table.partitioned || source != names {
+                true => format!("(select {source} from {rows_of})"),
+                false => format!("{} ({names})", table.quoted()),
+            };
+            let option = format.option();
+            let reader = from.copy_out(&format!("copy {source} to stdout{option}")).map_err(on_master)?;
+            let into = format!("copy {} ({list}) from stdin{option}", there.quoted());
+            let writer = to.copy_in(&into).map_err(on_slave)?;
+            transfer(reader, writer, format, &ends, stop, &mut progress)?
+        }
     };
-    let option = format.option();
-    let reader = from.copy_out(&format!("copy {source} to stdout{option}")).map_err(on_master)?;
-    let writer =
-        to.copy_in(&format!("copy {} ({list}) from stdin{option}", there.quoted())).map_err(on_slave)?;
-    let sent = transfer(reader, writer, format, &ends, stop, &mut progress)?;
-    if sent.stored != sent.rows {
+    let filtered = rule.is_some_and(|rule| rule.row_filter.is_some());
+    if sent.stored != sent.rows && !filtered {
         return Err(Error::new(
             Kind::Apply,
             format!(
@@ -87,7 +101,7 @@ pub(super) fn copy_table(
         .hint("A trigger there drops rows: disable it, or take ENABLE ALWAYS or ENABLE REPLICA from it."));
     }
 
-    let rows = i64::try_from(sent.rows).unwrap_or(i64::MAX);
+    let rows = i64::try_from(sent.stored).unwrap_or(i64::MAX);
     if target.manner != Manner::Aside {
         to.execute(
             include_str!("../sql/copied_table.sql"),
@@ -100,7 +114,7 @@ pub(super) fn copy_table(
     failpoint::hit("copy.after_commit");
     from.commit().map_err(on_master)?;
     log::info!("slave \"{}\": copied table {name}: {}", target.slave, progress.finish());
-    Ok(CopiedTable { table: table.clone(), snapshot, rows: sent.rows })
+    Ok(CopiedTable { table: table.clone(), snapshot, rows: sent.stored })
 }
 
 /// Begins a transaction and locks the table before the first snapshot, however long that takes unless stopped.

@@ -145,7 +145,7 @@ pub(super) fn transfer(
 }
 
 /// The streams of COPY hide the server's error in one of I/O.
-fn unwrap_pg(e: std::io::Error, context: impl FnOnce(postgres::Error) -> Error) -> Error {
+pub(super) fn unwrap_pg(e: std::io::Error, context: impl FnOnce(postgres::Error) -> Error) -> Error {
     match e.into_inner().map(|inner| inner.downcast::<postgres::Error>()) {
         Some(Ok(e)) => context(*e),
         Some(Err(e)) => Error::new(Kind::Connection, format!("copy was interrupted: {e}")),

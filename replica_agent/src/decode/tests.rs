@@ -29,7 +29,7 @@ fn describe(decoder: &Decoder, change: &Change) -> String {
         Change::Insert { relation: r, row } => {
             format!("insert {} {}", name(*r), pairs(*r, &(0..row.len()).collect::<Vec<_>>(), row))
         }
-        Change::Update { relation: r, key, changed } => {
+        Change::Update { relation: r, key, changed, row: _ } => {
             let set = |c: &Changed| format!("{}={} was {}", column(*r, c.column), value(c.new), value(c.old));
             let set = changed.iter().map(set).collect::<Vec<_>>().join(" ");
             format!("update {} key {} set {set}", name(*r), pairs(*r, &decoder.relation(*r).key, key))

@@ -49,7 +49,7 @@ struct Entry {
 enum Net {
     Nothing,
     Insert { row: u32 },
-    Update { key: u32, cells: u32, count: u32 },
+    Update { key: u32, cells: u32, count: u32, row: Option<u32> },
     Delete { key: u32 },
 }
 
@@ -87,8 +87,8 @@ impl NetEffect {
         for change in &changes {
             match change {
                 Change::Insert { relation, row } => self.insert(source, relations[*relation], row),
-                Change::Update { relation, key, changed } => {
-                    self.update(source, relations[*relation], key, changed);
+                Change::Update { relation, key, changed, row } => {
+                    self.update(source, relations[*relation], key, changed, row.as_deref());
                 }
                 Change::Delete { relation, key } => self.delete(source, relations[*relation], key),
                 Change::Truncate { .. } | Change::Statement { .. } => {}
@@ -164,7 +164,14 @@ impl NetEffect {
         }
     }
 
-    fn update(&mut self, source: Source, relation: usize, key: &[Value], changed: &[Changed]) {
+    fn update(
+        &mut self,
+        source: Source,
+        relation: usize,
+        key: &[Value],
+        changed: &[Changed],
+        row: Option<&[Value]>,
+    ) {
         let columns = &self.relations[relation].info.key;
         let new_of = |column: &usize| changed.iter().find(|c| c.column == *column).map(|c| c.new);
         let moved = columns.iter().any(|k| new_of(k).is_some());
@@ -183,13 +190,14 @@ impl NetEffect {
         let number = match found {
             Some(number) => {
                 self.odd |= self.entries[number].relation != relation as u32;
-                self.change_again(source, number, changed);
+                self.change_again(source, number, changed, row);
                 number
             }
             None => {
                 let key = self.put(source, key.iter().copied());
                 let cells = self.put_cells(source, changed);
-                let net = Net::Update { key, cells, count: changed.len() as u32 };
+                let row = row.map(|row| self.put(source, row.iter().copied()));
+                let net = Net::Update { key, cells, count: changed.len() as u32, row };
                 let entry = Entry { relation: relation as u32, hash, key, net };
                 if !moved {
                     return self.enter(source, entry);
@@ -206,18 +214,19 @@ impl NetEffect {
     }
 
     /// One more update of a row that was inserted or updated before.
-    fn change_again(&mut self, source: Source, number: usize, changed: &[Changed]) {
+    fn change_again(&mut self, source: Source, number: usize, changed: &[Changed], row: Option<&[Value]>) {
         match self.entries[number].net {
-            Net::Insert { row } => {
-                let row = row as usize;
-                for c in changed {
-                    match self.places[row..].get_mut(c.column) {
-                        Some(place) => *place = source.place(c.new),
-                        None => self.odd = true,
+            Net::Insert { row } => self.change_row(source, row, changed),
+            Net::Update { key, cells, count, row: known } => {
+                let row = match (known, row) {
+                    (Some(known), _) => {
+                        self.change_row(source, known, changed);
+                        Some(known)
                     }
-                }
-            }
-            Net::Update { key, cells, count } => {
+                    (None, Some(row)) => Some(self.put(source, row.iter().copied())),
+                    (None, None) => None,
+                };
+                self.entries[number].net = Net::Update { key, cells, count, row };
                 let before = cells as usize..(cells + count) as usize;
                 let same = self.cells[before.clone()]
                     .iter()
@@ -239,10 +248,19 @@ impl NetEffect {
                 merged.sort_unstable_by_key(|cell| cell.column);
                 let (cells, count) = (self.cells.len() as u32, merged.len() as u32);
                 self.cells.extend(merged);
-                self.entries[number].net = Net::Update { key, cells, count };
+                self.entries[number].net = Net::Update { key, cells, count, row };
             }
             // Not live.
             Net::Delete { .. } | Net::Nothing => self.odd = true,
+        }
+    }
+
+    fn change_row(&mut self, source: Source, row: u32, changed: &[Changed]) {
+        for c in changed {
+            match self.places[row as usize..].get_mut(c.column) {
+                Some(place) => *place = source.place(c.new),
+                None => self.odd = true,
+            }
         }
     }
 
@@ -346,7 +364,7 @@ impl NetEffect {
                 Net::Nothing => {}
                 Net::Insert { row } => table.inserts.push(Row(row)),
                 Net::Delete { key } => table.deletes.push(Key(key)),
-                Net::Update { key, cells, count } => {
+                Net::Update { key, cells, count, row } => {
                     let columns =
                         self.cells[cells as usize..(cells + count) as usize].iter().map(|cell| cell.column);
                     let group = match &last {
@@ -367,7 +385,7 @@ impl NetEffect {
                             group
                         }
                     };
-                    table.updates[group].rows.push(Update { key: Key(key), cells });
+                    table.updates[group].rows.push(Update { key: Key(key), cells, row: row.map(Row) });
                 }
             }
         }

@@ -135,6 +135,10 @@ fn carry_out(window: &Window, slave: &mut Model) {
                     assert_eq!(*cell, byte(old), "the old value is the one before the window");
                     *cell = byte(new);
                 }
+                if let Some(whole) = update.row {
+                    let whole: Vec<u8> = plan.columns(chunks, whole, &[0, 1, 2]).map(byte).collect();
+                    assert_eq!(whole, [row[0], key, row[1]], "the whole row is the last one");
+                }
                 moved.push((key, row));
             }
         }

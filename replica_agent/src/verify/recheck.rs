@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 
-use super::rows::{Key, Query};
+use super::rows::{Key, Query, Tolerance};
 use super::Pair;
 use crate::error::{Error, Kind, Result};
 
@@ -28,6 +28,7 @@ pub(super) fn settle(
     on_master: &Query,
     on_slave: &Query,
     keys: Vec<Key>,
+    tolerance: Tolerance,
 ) -> Result<Settled> {
     let mut settled = Settled::default();
     if keys.is_empty() {
@@ -42,17 +43,22 @@ pub(super) fn settle(
     let from_slave = prepare(pair.slave, on_slave, &slave_place)?;
     let mut open = keys;
     for round in 1..=ROUNDS_MAX {
-        let before = open
-            .iter()
-            .map(|key| one(pair.master, &from_master, key, &master_place))
-            .collect::<Result<Vec<_>>>()?;
+        let master = |pair: &mut Pair, key: &Key| -> Result<Option<Row>> {
+            let row = one(pair.master, &from_master, key, &master_place)?;
+            match (&on_master.shown, &mut pair.shower, row) {
+                (Some(shown), Some(shower), Some(row)) => Ok(shown.show(shower, &[row])?.pop()),
+                (_, _, row) => Ok(row),
+            }
+        };
+        let before = open.iter().map(|key| master(pair, key)).collect::<Result<Vec<_>>>()?;
         let moving = wait_until_passed(pair)?;
         let mut next = Vec::new();
         for (key, before) in open.into_iter().zip(before) {
             let there = one(pair.slave, &from_slave, &key, &slave_place)?;
-            let Some(difference) = describe(on_master, before.as_ref(), there.as_ref())? else { continue };
-            let after = one(pair.master, &from_master, &key, &master_place)?;
-            let stable = describe(on_master, before.as_ref(), after.as_ref())?.is_none();
+            let difference = describe(on_master, before.as_ref(), there.as_ref(), tolerance)?;
+            let Some(difference) = difference else { continue };
+            let after = master(pair, &key)?;
+            let stable = describe(on_master, before.as_ref(), after.as_ref(), Tolerance::NONE)?.is_none();
             // A slave that stands still will not tell more by waiting.
             if stable || !moving {
                 settled.different.push(format!("key {}: {difference}", on_master.show(&key)));
@@ -76,9 +82,17 @@ fn one(client: &mut Client, statement: &Statement, key: &Key, place: &str) -> Re
 }
 
 /// How the slave's row differs from the master's, if it does.
-fn describe(query: &Query, here: Option<&Row>, there: Option<&Row>) -> Result<Option<String>> {
+fn describe(
+    query: &Query,
+    here: Option<&Row>,
+    there: Option<&Row>,
+    tolerance: Tolerance,
+) -> Result<Option<String>> {
     Ok(match (here, there) {
         (None, None) => None,
+        (Some(_), None) if tolerance.missing => None,
+        (None, Some(_)) if tolerance.kept => None,
+        (Some(_), Some(_)) if tolerance.values => None,
         (Some(_), None) => Some("missing on the slave".into()),
         (None, Some(_)) => Some("only on the slave".into()),
         (Some(a), Some(b)) => {

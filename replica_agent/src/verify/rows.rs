@@ -8,8 +8,10 @@ use fallible_iterator::FallibleIterator;
 use postgres::types::{FromSql, Type};
 use postgres::{Client, Row, RowIter};
 
+use super::shown::Shown;
 use super::{Pair, KEYS_MAX};
 use crate::error::{Error, Kind, Result};
+use crate::mapping::Operations;
 use crate::quote;
 use crate::shape::Shape;
 
@@ -27,6 +29,8 @@ pub(super) struct Query {
     order: String,
     /// `WHERE` that finds one row by the text of its key.
     find: String,
+    /// The rows that are read have to become those that are compared.
+    pub shown: Option<Shown>,
 }
 
 impl Query {
@@ -56,7 +60,14 @@ impl Query {
             list: columns.iter().map(text).collect::<Vec<_>>().join(", "),
             order: key_columns.iter().map(ordered).collect::<Vec<_>>().join(", "),
             find: key_columns.iter().enumerate().map(found).collect::<Vec<_>>().join(" and "),
+            shown: None,
         }
+    }
+
+    /// What is read is `list`, and becomes rows of these columns.
+    pub fn show_as(&mut self, shown: Shown, columns: Vec<String>, key: &[String], list: String) {
+        self.key = key.iter().filter_map(|key| columns.iter().position(|column| column == key)).collect();
+        (self.columns, self.list, self.shown) = (columns, list, Some(shown));
     }
 
     pub fn all(&self) -> String {
@@ -128,7 +139,7 @@ impl<'a> FromSql<'a> for Bytes<'a> {
     }
 }
 
-fn value(row: &Row, i: usize) -> Result<Option<&[u8]>> {
+pub(super) fn value(row: &Row, i: usize) -> Result<Option<&[u8]>> {
     row.try_get::<_, Option<Bytes>>(i)
         .map(|value| value.map(|bytes| bytes.0))
         .map_err(|e| Error::from_pg("could not read a value", e))
@@ -142,9 +153,34 @@ pub(super) struct Found {
     pub more: u64,
 }
 
-pub(super) fn merge(pair: &mut Pair, on_master: &Query, on_slave: &Query) -> Result<Found> {
-    let mut left = Side::start(pair.master, on_master, "the master".into())?;
-    let mut right = Side::start(pair.slave, on_slave, format!("slave \"{}\"", pair.which.name))?;
+/// What a slave may differ in because of what it does not take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tolerance {
+    /// A row that only the master has.
+    pub missing: bool,
+    /// A row that only the slave has.
+    pub kept: bool,
+    /// Other values.
+    pub values: bool,
+}
+
+impl Tolerance {
+    pub const NONE: Tolerance = Tolerance { missing: false, kept: false, values: false };
+
+    pub fn of(Operations { insert, update, delete, truncate }: Operations) -> Self {
+        Tolerance { missing: !insert || !update, kept: !delete || !update || !truncate, values: !update }
+    }
+}
+
+pub(super) fn merge(
+    pair: &mut Pair,
+    on_master: &Query,
+    on_slave: &Query,
+    tolerance: Tolerance,
+) -> Result<Found> {
+    let Pair { master, slave, shower, which, .. } = pair;
+    let mut left = Side::start(master, on_master, "the master".into(), shower.as_mut())?;
+    let mut right = Side::start(slave, on_slave, format!("slave \"{}\"", which.name), None)?;
     let mut found = Found { rows: 0, keys: Vec::new(), more: 0 };
     let mut differs = |key: Key| {
         if found.keys.len() < KEYS_MAX {
@@ -164,9 +200,11 @@ pub(super) fn merge(pair: &mut Pair, on_master: &Query, on_slave: &Query) -> Res
             (Some(a), Some(b)) => on_master.compare_keys(a, b)?,
         };
         match (&left.row, &right.row) {
-            (Some(a), _) if ordering.is_lt() => differs(on_master.key_of(a)?),
-            (_, Some(b)) if ordering.is_gt() => differs(on_slave.key_of(b)?),
-            (Some(a), Some(b)) if !on_master.same(a, b)? => differs(on_master.key_of(a)?),
+            (Some(a), _) if ordering.is_lt() && !tolerance.missing => differs(on_master.key_of(a)?),
+            (_, Some(b)) if ordering.is_gt() && !tolerance.kept => differs(on_slave.key_of(b)?),
+            (Some(a), Some(b)) if ordering.is_eq() && !tolerance.values && !on_master.same(a, b)? => {
+                differs(on_master.key_of(a)?);
+            }
             _ => {}
         }
         if ordering.is_le() {
@@ -180,25 +218,67 @@ pub(super) fn merge(pair: &mut Pair, on_master: &Query, on_slave: &Query) -> Res
     Ok(found)
 }
 
+/// Rows that are computed at once.
+const SHOWN_ROWS: usize = 1000;
+
 struct Side<'a> {
-    rows: RowIter<'a>,
+    /// `None` after its last one.
+    rows: Option<RowIter<'a>>,
     row: Option<Row>,
+    shown: Option<(&'a Shown, &'a mut Client)>,
+    /// Those that are computed, the next one last.
+    ready: Vec<Row>,
     place: String,
 }
 
 impl<'a> Side<'a> {
-    fn start(client: &'a mut Client, query: &Query, on: String) -> Result<Side<'a>> {
+    fn start(
+        client: &'a mut Client,
+        query: &'a Query,
+        on: String,
+        shower: Option<&'a mut Client>,
+    ) -> Result<Side<'a>> {
         let place = format!("could not read table {} on {on}", query.table);
         let rows = client
             .query_raw(&query.all(), std::iter::empty::<&str>())
             .map_err(|e| Error::from_pg(&place, e))?;
-        let mut side = Side { rows, row: None, place };
+        let shown = query.shown.as_ref().zip(shower);
+        let mut side = Side { rows: Some(rows), row: None, shown, ready: Vec::new(), place };
         side.next()?;
         Ok(side)
     }
 
     fn next(&mut self) -> Result<()> {
-        self.row = self.rows.next().map_err(|e| Error::from_pg(&self.place, e))?;
+        self.row = match self.shown {
+            None => self.read()?,
+            Some(_) => {
+                while self.ready.is_empty() && self.compute()? {}
+                self.ready.pop()
+            }
+        };
         Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<Row>> {
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        let row = rows.next().map_err(|e| Error::from_pg(&self.place, e))?;
+        if row.is_none() {
+            self.rows = None;
+        }
+        Ok(row)
+    }
+
+    /// False when there are no more rows.
+    fn compute(&mut self) -> Result<bool> {
+        let mut rows = Vec::new();
+        while rows.len() < SHOWN_ROWS {
+            let Some(row) = self.read()? else { break };
+            rows.push(row);
+        }
+        if let Some((shown, client)) = &mut self.shown {
+            self.ready = shown.show(client, &rows)?;
+            self.ready.reverse();
+        }
+        Ok(!rows.is_empty())
     }
 }

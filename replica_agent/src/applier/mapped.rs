@@ -1,0 +1,311 @@
+//! Changes of tables that the slave keeps in another form (`transform`): many at once, or one after the other.
+//!
+//! In: the same changes as `setwise` and `exact` have. Out: the same, in the slave's form; what the slave does not take
+//! is left out here.
+
+use std::sync::Arc;
+
+use postgres::{Client, Statement};
+
+use super::exact::only_one;
+use super::setwise::{new_arrays, Target, Work};
+use super::Applier;
+use crate::bind::{as_dyn, params};
+use crate::conflict::Conflict;
+use crate::decode::{Changed, Relation, Value};
+use crate::error::{Error, Result};
+use crate::failure::{failed_on, on_table};
+use crate::own_types::{self, OwnTypes};
+use crate::plan::UpdateGroup;
+use crate::quote;
+use crate::reader::Transaction;
+use crate::slave_table::SlaveTable;
+use crate::statement::columns;
+use crate::transform::{Carried, Source, Step, Transform, WHOLE_ROWS};
+
+impl Applier {
+    pub(super) fn delete_mapped(
+        &mut self,
+        client: &mut Client,
+        work: &Work,
+        target: &Target,
+    ) -> Result<bool> {
+        let Target { table, relation, .. } = target;
+        let carried = Carried { key: &relation.key, new: &[], old: &[] };
+        let keys = table.deletes.iter().map(|&key| work.plan.key(work.chunks, table, key));
+        self.carry_out_mapped(client, work, target, Step::Delete, carried, keys)
+    }
+
+    pub(super) fn update_mapped(
+        &mut self,
+        client: &mut Client,
+        work: &Work,
+        target: &Target,
+        group: &UpdateGroup,
+    ) -> Result<bool> {
+        let Target { table, relation, .. } = target;
+        let (plan, chunks, old) = (work.plan, work.chunks, &group.columns);
+        let rows = group.rows.iter();
+        let key = |key| plan.key(chunks, table, key);
+        let changed = |update| (0..old.len()).map(move |n| plan.changed(chunks, update, n));
+        if rows.clone().all(|update| update.row.is_some()) {
+            let all: Vec<usize> = (0..relation.columns.len()).collect();
+            let carried = Carried { key: &relation.key, new: &all, old };
+            let whole = rows.filter_map(|update| Some((update, update.row?))).map(|(&update, row)| {
+                let new = plan.columns(chunks, row, &all);
+                key(update.key).chain(new).chain(changed(update).map(|(_, old)| old))
+            });
+            return self.carry_out_mapped(client, work, target, Step::Update, carried, whole);
+        }
+        let carried = Carried { key: &relation.key, new: old, old };
+        let parts = rows.map(|&update| {
+            let new = changed(update).map(|(new, _)| new);
+            key(update.key).chain(new).chain(changed(update).map(|(_, old)| old))
+        });
+        self.carry_out_mapped(client, work, target, Step::Update, carried, parts)
+    }
+
+    pub(super) fn insert_mapped(
+        &mut self,
+        client: &mut Client,
+        work: &Work,
+        target: &Target,
+    ) -> Result<bool> {
+        let Target { table, relation, .. } = target;
+        let all: Vec<usize> = (0..relation.columns.len()).collect();
+        let carried = Carried { key: &[], new: &all, old: &[] };
+        let rows = table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));
+        self.carry_out_mapped(client, work, target, Step::Insert, carried, rows)
+    }
+
+    /// Whether all rows were as expected.
+    fn carry_out_mapped<'v, R: Iterator<Item = Value<'v>>>(
+        &mut self,
+        client: &mut Client,
+        work: &Work,
+        target: &Target,
+        step: Step,
+        carried: Carried,
+        rows: impl Iterator<Item = R>,
+    ) -> Result<bool> {
+        let Target { relation, slave, .. } = target;
+        let types = self.own_types(client)?;
+        let Some(transform) = Transform::new(slave, relation, &types)? else { return Ok(false) };
+        if !transform.takes(step, carried) {
+            return Ok(true);
+        }
+        let rows: Vec<R> = rows.collect();
+        let counts = step != Step::Insert;
+        if rows.len() > 1 {
+            if let Some(statement) = self.prepare_mapped(client, &transform, step, Source::Many, carried)? {
+                let carried: Vec<usize> = [carried.key, carried.new, carried.old].concat();
+                let mut arrays = new_arrays(&columns(relation, &carried), &types.arrays, rows.len());
+                let count = rows.len();
+                for row in rows {
+                    arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
+                }
+                return Ok(work.execute(client, relation, &statement, &arrays, count)? || !counts);
+            }
+        }
+        for row in rows {
+            let row: Vec<Value> = row.collect();
+            let found = self.execute_mapped(client, &transform, step, carried, &row)?;
+            if found != 1 && counts && !(step == Step::Delete && transform.may_be_missing(step)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The table, if the slave keeps it in another form.
+    pub(super) fn mapped(
+        &mut self,
+        client: &mut Client,
+        relation: &Relation,
+    ) -> Result<Option<Arc<SlaveTable>>> {
+        if self.mapping.rules.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.table(client, relation)?).filter(|table| table.is_transformed()))
+    }
+
+    pub(super) fn insert_one_mapped(
+        &mut self,
+        client: &mut Client,
+        table: &SlaveTable,
+        relation: &Relation,
+        row: &[Value],
+    ) -> Result<()> {
+        let types = self.own_types(client)?;
+        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(()) };
+        let all: Vec<usize> = (0..row.len()).collect();
+        let carried = Carried { key: &[], new: &all, old: &[] };
+        if transform.takes(Step::Insert, carried) {
+            self.execute_mapped(client, &transform, Step::Insert, carried, row)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_one_mapped(
+        &mut self,
+        client: &mut Client,
+        table: &SlaveTable,
+        relation: &Relation,
+        key: &[Value],
+        transaction: &Transaction,
+    ) -> Result<()> {
+        let types = self.own_types(client)?;
+        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(()) };
+        let carried = Carried { key: &relation.key, new: &[], old: &[] };
+        if !transform.takes(Step::Delete, carried) {
+            return Ok(());
+        }
+        match self.execute_mapped(client, &transform, Step::Delete, carried, key)? {
+            0 if transform.may_be_missing(Step::Delete) => Ok(()),
+            0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
+            n => only_one(n),
+        }
+    }
+
+    /// As `update` in `exact`. `row`: the new values of all columns, if the log has them.
+    #[allow(clippy::too_many_arguments)] // those of the change
+    pub(super) fn update_one_mapped(
+        &mut self,
+        client: &mut Client,
+        table: &SlaveTable,
+        relation: &Relation,
+        key: &[Value],
+        changed: &[Changed],
+        row: Option<&[Value]>,
+        transaction: &Transaction,
+    ) -> Result<()> {
+        let types = self.own_types(client)?;
+        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(()) };
+        let old: Vec<usize> = changed.iter().map(|c| c.column).collect();
+        let new: Vec<usize> = row.map_or_else(|| old.clone(), |row| (0..row.len()).collect());
+        let carried = Carried { key: &relation.key, new: &new, old: &old };
+        if !transform.takes(Step::Update, carried) {
+            return Ok(());
+        }
+        let mut values = key.to_vec();
+        match row {
+            Some(row) => values.extend(row),
+            None => values.extend(changed.iter().map(|c| c.new)),
+        }
+        values.extend(changed.iter().map(|c| c.old));
+        let updated = self.execute_mapped(client, &transform, Step::Update, carried, &values)?;
+        if updated > 0 {
+            return only_one(updated);
+        }
+        if self.was_altered(client, relation)? {
+            let table = self.table(client, relation)?;
+            return self.update_one_mapped(client, &table, relation, key, changed, row, transaction);
+        }
+        let Some(same) = self.probe_mapped(client, &transform, carried, &values)? else {
+            return match transform.may_be_missing(Step::Update) {
+                true => Ok(()),
+                false => self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction),
+            };
+        };
+        only_one(self.execute_mapped(client, &transform, Step::UpdateAny, carried, &values)?)?;
+        let touched = transform.touched(&old);
+        let differ: Vec<String> = touched
+            .iter()
+            .zip(&same)
+            .filter(|(_, same)| !**same)
+            .map(|(name, _)| quote::ident(name))
+            .collect();
+        let detail =
+            format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
+        self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction)
+    }
+
+    /// As `probe` in `exact`.
+    fn probe_mapped(
+        &mut self,
+        client: &mut Client,
+        transform: &Transform,
+        carried: Carried,
+        values: &[Value],
+    ) -> Result<Option<Vec<bool>>> {
+        let relation = transform.relation();
+        let Some(statement) = self.prepare_mapped(client, transform, Step::Probe, Source::One, carried)?
+        else {
+            return Ok(None);
+        };
+        let (key, set) = values.split_at(carried.key.len());
+        let params = params(relation, [carried.key, &[carried.new, carried.old].concat()], [key, set]);
+        let row = client.query_opt(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))?;
+        Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
+    }
+
+    /// Runs the statement for one row; gives the number of rows.
+    fn execute_mapped(
+        &mut self,
+        client: &mut Client,
+        transform: &Transform,
+        step: Step,
+        carried: Carried,
+        values: &[Value],
+    ) -> Result<u64> {
+        let relation = transform.relation();
+        let Some(statement) = self.prepare_mapped(client, transform, step, Source::One, carried)? else {
+            return Ok(0);
+        };
+        let (key, set) = values.split_at(carried.key.len());
+        let params = params(relation, [carried.key, &[carried.new, carried.old].concat()], [key, set]);
+        client.execute(&statement, &as_dyn(&params)).map_err(|e| failed_on(relation, e))
+    }
+
+    /// `None` when there are no arrays of the values' types.
+    fn prepare_mapped(
+        &mut self,
+        client: &mut Client,
+        transform: &Transform,
+        step: Step,
+        source: Source,
+        carried: Carried,
+    ) -> Result<Option<Statement>> {
+        let relation = transform.relation();
+        let Carried { key, new, old } = carried;
+        let (key, set) = (columns(relation, key), columns(relation, &[new, old].concat()));
+        self.put_shape(relation, step as u8, &key, &set);
+        self.shape.push(source as u8);
+        self.shape.extend((new.len() as u16).to_be_bytes());
+        if source == Source::Many && !self.checked.contains(&transform.table().oid) {
+            self.unchecked.insert(transform.table().oid);
+        }
+        if let Some(statement) = self.set_statements.get(&self.shape) {
+            return Ok(statement.clone());
+        }
+        let types = transform.parameter_types(source, carried);
+        let statement = match types {
+            Some(types) => {
+                let sql = transform.build(step, source, carried).map_err(|e| on_table(e, relation))?;
+                Some(client.prepare_typed(&sql, &types).map_err(|e| not_prepared(relation, e))?)
+            }
+            None => None,
+        };
+        let shape = self.shape.clone();
+        self.keep_few_statements();
+        self.set_statements.insert(shape, statement.clone());
+        Ok(statement)
+    }
+
+    fn own_types(&mut self, client: &mut Client) -> Result<Arc<OwnTypes>> {
+        if self.own_types.names.is_empty() {
+            let failed = |e| Error::from_pg("could not read the types of the slave", e);
+            self.own_types = Arc::new(OwnTypes::of(&client.query(own_types::QUERY, &[]).map_err(failed)?));
+        }
+        Ok(Arc::clone(&self.own_types))
+    }
+}
+
+/// Columns that this chunk has not introduced are not known to it.
+fn not_prepared(relation: &Relation, e: postgres::Error) -> Error {
+    let e = failed_on(relation, e);
+    match e.sqlstate() {
+        Some("42703") if e.hint_text().is_none() => e.hint(WHOLE_ROWS),
+        _ => e,
+    }
+}

@@ -1,0 +1,231 @@
+//! Rows that a slave keeps in another form: computed values, a row filter, operations left out.
+
+use pyreplica_tests::trio::{Setup, Trio};
+
+const PEOPLE: &str = "create table people (id int primary key, name text, mail text, born date)";
+const ROWS_100: &str =
+    "insert into people select i, 'First' || i || ' Last' || i, 'p' || i || '@example.org',
+    date '1970-01-01' + i from generate_series(1, 100) i";
+
+/// A master and one slave, in step, whose `[[slave.table]]` for public.people has these lines.
+fn mapped(apply: &str, slave: &str, lines: &str) -> Trio {
+    let lines = format!("apply = \"{apply}\"\n[[slave.table]]\nname = \"public.people\"\n{lines}");
+    let trio = Setup::new(PEOPLE).slave_schema(slave).slaves(1).slave_line(&lines).build();
+    trio.master.run(ROWS_100);
+    trio.agent.run(&["check"]).expect_code(0);
+    trio.once().expect_code(0);
+    trio
+}
+
+/// The slave holds what the query says on the master that it should hold, and `verify` finds so too.
+#[track_caller]
+fn assert_holds(trio: &Trio, should: &str) {
+    assert_eq!(trio.slaves[0].rows("select * from people order by 1"), trio.master.rows(should));
+    trio.agent.run(&["verify"]).expect_code(0).expect_text(&["equal"]);
+}
+
+/// `once` without a window that had to be applied change by change, unless the slave has them all so.
+#[track_caller]
+fn once(trio: &Trio) {
+    let finished = trio.agent.run_with(&["once"], &[("RUST_LOG", "replica_agent=debug")]).expect_code(0);
+    assert!(!finished.stderr.contains("change by change"), "{}", finished.text());
+}
+
+const MASKED: &str = "columns = { name = false, born = \"birthday\" }
+    values = { mail = \"md5(mail) || '@' || split_part(mail, '@', 2)\", source = \"'shop'\", year = \"extract(year from born)\",
+               first = \"split_part(name, ' ', 1)\", \"Last \\\"Name\\\"\" = \"split_part(people.name, ' ', 2) -- the rest\" }";
+const MASKED_SCHEMA: &str =
+    "create table people (id bigint primary key, mail varchar(100), source char(6), year smallint,
+    first text, \"Last \"\"Name\"\"\" text, birthday date, own text default 'own')";
+const MASKED_ROWS: &str =
+    "select id, md5(mail) || '@' || split_part(mail, '@', 2), 'shop  ', extract(year from born),
+    split_part(name, ' ', 1), split_part(name, ' ', 2), born, 'own' from people order by id";
+
+#[test]
+fn values_are_computed() {
+    for apply in ["net", "exact"] {
+        let trio = mapped(apply, MASKED_SCHEMA, MASKED);
+        assert_holds(&trio, MASKED_ROWS);
+        trio.master.run(
+            "insert into people select i, 'A' || i || ' B', i || '@x', null from generate_series(101, 200) i;
+             insert into people values (300, 'one', 'row', null)",
+        );
+        once(&trio);
+        assert_holds(&trio, MASKED_ROWS);
+        trio.master.run(
+            "update people set mail = upper(mail) where id % 3 = 0; update people set name = null where id % 5 = 0;
+             update people set born = born + 400, name = name || ' x' where id % 7 = 0; update people set mail = 'm' where id = 1;
+             update people set id = id + 1000, mail = 'moved' where id % 10 = 7; delete from people where id between 20 and 40",
+        );
+        once(&trio);
+        trio.master
+            .run("delete from people where id = 300; update people set born = '2001-01-01' where id = 2");
+        once(&trio);
+        assert_holds(&trio, MASKED_ROWS);
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        trio.agent.run(&["copy", "--table", "public.people"]).expect_code(0);
+        assert_holds(&trio, MASKED_ROWS);
+        trio.agent.run(&["copy"]).expect_code(0);
+        assert_holds(&trio, MASKED_ROWS);
+    }
+}
+
+#[test]
+fn a_row_that_differs_is_named_by_the_slaves_columns() {
+    let trio = mapped("net", MASKED_SCHEMA, MASKED);
+    trio.slaves[0].run(
+        "update people set mail = 'mine' where id = 7; update people set first = 'mine', year = 1 where id = 8;
+         delete from people where id in (9, 10)",
+    );
+    let differ = ["100 rows, 4 differ", "(id)=(7): differs in mail", "(id)=(8): differs in first, year"];
+    trio.agent.run(&["verify"]).expect_code(1).expect_text(&differ);
+    trio.master.run(
+        "update people set mail = 'x' where id < 10; update people set name = 'N' where id = 8; delete from people where id = 10",
+    );
+    trio.once().expect_code(0);
+    let found = trio.slaves[0].rows("select conflict, key, detail from pyreplica_agent.conflict order by id");
+    let expected = [
+        "update_differs|(id)=(7)|Old value on the master and value on the slave differ in \"mail\".",
+        "update_missing|(id)=(9)|null",
+        "update_differs|(id)=(8)|Old value on the master and value on the slave differ in \"first\".",
+        "delete_missing|(id)=(10)|null",
+    ];
+    assert_eq!(found, expected);
+    trio.slaves[0].run("update people set year = 1970 where id = 8");
+    trio.agent.run(&["verify"]).expect_code(1).expect_text(&["99 rows, 1 differ", "(id)=(9): missing"]);
+}
+
+#[test]
+fn rows_are_filtered_by_their_key() {
+    for apply in ["net", "exact"] {
+        let trio = mapped(apply, PEOPLE, "row_filter = \"id % 2 = 0 -- even\"");
+        let even = "select * from people where id % 2 = 0 order by id";
+        assert_holds(&trio, even);
+        trio.master.run(
+            "insert into people select i, 'x', 'y', null from generate_series(101, 150) i; insert into people values (999);
+             update people set mail = 'z' where id < 60; update people set mail = 'odd' where id = 3;
+             update people set mail = 'even' where id = 4; delete from people where id between 20 and 30",
+        );
+        once(&trio);
+        assert_holds(&trio, even);
+        // Out of the filter, into it, within, and outside.
+        trio.master.run(
+            "update people set id = id + 1001 where id between 2 and 5; update people set id = id + 2000 where id between 6 and 9;
+             update people set id = 5000 where id = 999",
+        );
+        once(&trio);
+        assert_holds(&trio, even);
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        trio.slaves[0].run("delete from people where id = 10");
+        trio.master.run("update people set mail = 'missing' where id in (10, 11)");
+        trio.once().expect_code(0);
+        assert_eq!(trio.conflicts(0), ["update_missing|public.people|(id)=(10)"]);
+    }
+}
+
+#[test]
+fn deleted_rows_are_kept() {
+    for apply in ["net", "exact"] {
+        let trio = mapped(apply, PEOPLE, "operations = [\"insert\", \"update\"]");
+        trio.master.run("delete from people where id <= 10; update people set mail = 'new' where id <= 20");
+        once(&trio);
+        let kept = "select count(*), count(*) filter (where mail = 'new') from people";
+        assert_eq!(trio.slaves[0].value(kept), "100|10");
+        trio.agent.run(&["verify"]).expect_code(0);
+        // A row that comes again under the key of a kept one takes its place.
+        trio.master.run("insert into people select i, 'again', 'new', null from generate_series(1, 5) i");
+        once(&trio);
+        assert_eq!(trio.slaves[0].value(kept), "100|15");
+        trio.master.run("truncate people; insert into people values (6, 'six', 'new')");
+        once(&trio);
+        assert_eq!(trio.slaves[0].value(kept), "100|16");
+        trio.agent.run(&["verify"]).expect_code(0);
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        trio.slaves[0].run("update people set mail = 'mine' where id = 6");
+        trio.agent.run(&["verify"]).expect_code(1).expect_text(&["(id)=(6): differs in mail"]);
+    }
+}
+
+#[test]
+fn a_slave_may_take_new_rows_only_or_changes_only() {
+    let trio = mapped("net", PEOPLE, "operations = [\"insert\"]");
+    trio.master.run(
+        "update people set mail = 'new'; delete from people where id < 50; insert into people values (500)",
+    );
+    once(&trio);
+    assert_eq!(
+        trio.slaves[0].value("select count(*), count(*) filter (where mail = 'new') from people"),
+        "101|0"
+    );
+    trio.agent.run(&["verify"]).expect_code(0);
+
+    let trio = mapped("net", PEOPLE, "operations = [\"update\", \"delete\", \"truncate\"]");
+    trio.master.run(
+        "insert into people select i from generate_series(500, 520) i; update people set mail = 'new';
+         delete from people where id < 50 or id between 505 and 510",
+    );
+    once(&trio);
+    assert_eq!(
+        trio.slaves[0].value("select count(*), count(*) filter (where mail = 'new') from people"),
+        "51|51"
+    );
+    trio.agent.run(&["verify"]).expect_code(0);
+    assert_eq!(trio.conflicts(0), [""; 0]);
+    trio.master.run("truncate people");
+    once(&trio);
+    assert_eq!(trio.slaves[0].value("select count(*) from people"), "0");
+}
+
+#[test]
+fn a_bad_expression_is_found_before_anything_is_applied() {
+    let trio = Setup::new(PEOPLE).slaves(1).build();
+    let config = trio.config();
+    for (lines, error, hint) in [
+        (
+            "values = { mail = \"md5(mial)\" }",
+            "values of column \"mail\" of table public.people: column \"mial\" does not exist",
+            "",
+        ),
+        (
+            "values = { mail = \"md5(\" }",
+            "values of column \"mail\" of table public.people: syntax error",
+            "id, name, mail, born",
+        ),
+        (
+            "values = { mail = \"nosuch(mail)\" }",
+            "function nosuch(text) does not exist",
+            "No function matches",
+        ),
+        ("values = { mail = \"max(mail)\" }", "aggregate functions are not allowed", ""),
+        ("values = { mail = \"unnest(array[mail])\" }", "set-returning functions are not allowed", ""),
+        ("values = { born = \"id\" }", "cannot cast type integer to date", ""),
+        ("values = { nosuch = \"id\" }", "column \"nosuch\"", "[[slave.table]]"),
+        (
+            "row_filter = \"id\"",
+            "row_filter of table public.people: argument of WHERE must be type boolean",
+            "",
+        ),
+        (
+            "columns = { nosuch = false }",
+            "column \"nosuch\" of table public.people does not exist",
+            "master's name first",
+        ),
+        ("columns = { id = false }", "key column \"id\"", "other names"),
+        ("values = { id = \"id + 1\" }", "key column \"id\"", "other names"),
+        (
+            "row_filter = \"born > '2000-01-01'\"",
+            "row_filter of table public.people uses born, and an UPDATE may not carry that",
+            "whole_rows => true",
+        ),
+        (
+            "values = { mail = \"name || mail\" }",
+            "values of column \"mail\" of table public.people uses name, mail",
+            "whole_rows => true",
+        ),
+    ] {
+        trio.agent.configure(&format!("{config}[[slave.table]]\nname = \"public.people\"\n{lines}\n"));
+        trio.agent.run(&["check"]).expect_code(1).expect_text(&[error, hint]);
+        trio.once().expect_code(1).expect_text(&[error, hint]);
+        assert_eq!(trio.slaves[0].rows("select * from pyreplica_agent.copied_table"), [""; 0], "{lines}");
+    }
+}
