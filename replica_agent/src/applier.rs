@@ -19,6 +19,7 @@ use crate::mapping::{Mapping, Name};
 use crate::own_types::OwnTypes;
 use crate::reader::{Chunk, Transaction};
 use crate::set_statement::ArrayTypes;
+use crate::skip::{self, Skips, WHOLE};
 use crate::slave_table::{describe, SlaveTable};
 use crate::statement::{build, columns, Operation};
 use crate::tables::{Gate, Tables};
@@ -54,6 +55,7 @@ pub struct Applier {
     agent: String,
     slave: String,
     mapping: Arc<Mapping>,
+    skips: Skips,
     statements: HashMap<Vec<u8>, Statement>,
     /// For many rows; `None` where they go one by one.
     set_statements: HashMap<Vec<u8>, Option<Statement>>,
@@ -79,8 +81,9 @@ pub struct Applier {
 }
 
 impl Applier {
-    pub fn new(agent: &str, slave: &str, mapping: &Arc<Mapping>) -> Self {
+    pub fn new(agent: &str, slave: &str, mapping: &Arc<Mapping>, skips: Skips) -> Self {
         Applier {
+            skips,
             agent: agent.to_owned(),
             slave: slave.to_owned(),
             mapping: Arc::clone(mapping),
@@ -109,6 +112,9 @@ impl Applier {
         stop: &Stop,
     ) -> Result<Applied> {
         let transaction = &*chunk.transaction;
+        if self.sets_aside_all_of(client, transaction)? {
+            return Ok(Applied::Done);
+        }
         let mut decoder = Decoder::new(&chunk.payload).map_err(|e| failure::place_only(e, transaction))?;
         let mut gates: Vec<Option<Gate>> = Vec::new();
         while let Some(change) = decoder.next().map_err(|e| failure::place_only(e, transaction))? {
@@ -139,8 +145,13 @@ impl Applier {
             if wanted.is_empty() && !relations.is_empty() {
                 continue;
             }
-            if let Change::Statement { .. } = change {
+            if let Change::Statement { sql, .. } = change {
+                let number = self.skips.meet(transaction.xid);
                 if tables.has_run(transaction.xid) {
+                    continue;
+                }
+                if self.skips.holds(transaction.xid, number) {
+                    self.set_aside(client, transaction, number, Some(sql))?;
                     continue;
                 }
                 // It may rename tables of the slave.
@@ -208,6 +219,43 @@ impl Applier {
         }
         let key = (own, relation.oid);
         self.aliases.get(&key).cloned().unwrap_or(key.0)
+    }
+
+    /// A slave transaction begins.
+    pub fn begin_batch(&mut self) {
+        self.skips.begin();
+    }
+
+    /// Is any transaction of the window to be set aside as a whole? Then its net effect is not to be applied.
+    pub fn sets_aside_any_of(&self, chunks: &[Chunk]) -> bool {
+        self.skips.hold_any_of(chunks.iter().map(|chunk| &*chunk.transaction))
+    }
+
+    /// Is all of it to be set aside? Then that is on record now.
+    fn sets_aside_all_of(&mut self, client: &mut Client, transaction: &Transaction) -> Result<bool> {
+        let all = self.skips.holds(transaction.xid, WHOLE);
+        if all {
+            self.set_aside(client, transaction, WHOLE, None)?;
+        }
+        Ok(all)
+    }
+
+    fn set_aside(
+        &mut self,
+        client: &mut Client,
+        transaction: &Transaction,
+        statement: i32,
+        sql: Option<&str>,
+    ) -> Result<()> {
+        if skip::record(client, &self.agent, &self.slave, transaction, statement, sql)? {
+            self.conflicts += 1;
+            let what = match sql {
+                Some(sql) => format!("statement {statement} of transaction {}: {sql}", transaction.xid),
+                None => format!("all of transaction {}", transaction.xid),
+            };
+            log::warn!("slave \"{}\": set aside, as asked by \"skip\": {what}", self.slave);
+        }
+        Ok(())
     }
 
     /// The batch is over: how many conflicts it had. Those that were not reported are counted in the log.

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::log_columns::LogColumn;
 use crate::quote;
 use crate::schema;
+use crate::sequences::{self, Bounds, Moved};
 use crate::session::{connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
 
@@ -107,6 +108,7 @@ pub(crate) struct MasterFacts {
     pub shapes: Vec<Shape>,
     /// Of the tables, in their order.
     pub columns: Vec<Vec<LogColumn>>,
+    pub sequences: Vec<(Moved, Bounds)>,
 }
 
 /// Which database of which server a session is in.
@@ -331,7 +333,8 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
         );
     }
     let columns = check_mapping::read_columns(master, &tables)?;
-    Ok(Some(MasterFacts { server, tables, shapes, columns }))
+    let sequences = if lacking.is_empty() { sequences::on_master(master, None)? } else { Vec::new() };
+    Ok(Some(MasterFacts { server, tables, shapes, columns, sequences }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use postgres::Client;
 
 use crate::check::{MasterFacts, Report, Server};
 use crate::check_mapping;
+use crate::check_sequences;
 use crate::config::{Config, Initial, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Result};
@@ -104,6 +105,9 @@ pub(crate) fn check(
     }
     part(may_make(client, &at, &server, &to_make, report), report);
     part(firing(client, &at, silent, &tables, report), report);
+    if slave.sequences {
+        check_sequences::check(client, slave, &server.user, facts, report)?;
+    }
     if slave.initial == Initial::Copy {
         part(filled(client, &at, config.agent_name(), slave, &wanted, &shapes, report), report);
     }

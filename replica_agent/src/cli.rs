@@ -12,6 +12,7 @@ use log::LevelFilter;
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{self, Mode};
+use crate::skip_command::{skip, Wanted};
 use crate::wake::Stop;
 use crate::{check, recopy, signals, status, verify};
 
@@ -71,6 +72,21 @@ pub enum Command {
         #[arg(long, value_name = "SCHEMA.NAME")]
         table: Vec<String>,
     },
+    /// Set aside what a slave cannot apply: a queued statement, or a whole transaction; shows what is next when none is named
+    Skip {
+        /// The slave
+        #[arg(long, value_name = "NAME")]
+        slave: String,
+        /// The transaction on the master, as shown without it
+        #[arg(long, value_name = "XID")]
+        transaction: Option<u64>,
+        /// Which of the statements that it queued, if it has several
+        #[arg(long, value_name = "N", requires = "transaction", conflicts_with = "whole_transaction")]
+        statement: Option<i32>,
+        /// All changes of the transaction; the slave then differs from the master
+        #[arg(long, requires = "transaction")]
+        whole_transaction: bool,
+    },
     /// Show where each slave stands, how far behind it is, and what stops it
     Status {
         /// As JSON, for scripts
@@ -85,7 +101,9 @@ impl Cli {
             (true, _, _) => LevelFilter::Debug,
             (_, true, _) => LevelFilter::Warn,
             // What they find goes to stdout, and nothing else is news.
-            (_, _, Some(Command::Check | Command::Status { .. })) => LevelFilter::Error,
+            (_, _, Some(Command::Check | Command::Status { .. } | Command::Skip { .. })) => {
+                LevelFilter::Error
+            }
             (_, _, Some(Command::Verify { .. })) => LevelFilter::Warn,
             _ => LevelFilter::Info,
         }
@@ -122,6 +140,12 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
             let equal =
                 verify::verify(&config, &slaves, &table, &stop, &mut |line| print(&format!("{line}\n")))?;
             Ok(passed(equal))
+        }
+        Command::Skip { slave, transaction, statement, whole_transaction: whole } => {
+            let wanted = Wanted { transaction, statement, whole };
+            let slave = config.slave(&slave)?;
+            let named = skip(&config, slave, wanted, &mut |line| print(&format!("{line}\n")))?;
+            Ok(passed(named))
         }
         Command::Status { json } => {
             let status = status::read(&config);
@@ -198,9 +222,18 @@ mod tests {
     #[test]
     fn help_names_every_command_and_status() {
         let help = Cli::command().render_long_help().to_string();
-        for word in
-            ["run", "once", "check", "copy", "verify", "status", "--config", "Exit status", "  2  usage"]
-        {
+        for word in [
+            "run",
+            "once",
+            "check",
+            "copy",
+            "verify",
+            "skip",
+            "status",
+            "--config",
+            "Exit status",
+            "  2  usage",
+        ] {
             assert!(help.contains(word), "{word} is missing in\n{help}");
         }
     }

@@ -41,7 +41,9 @@ use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
 use crate::retry;
+use crate::sequences::{Follower, Moved};
 use crate::session;
+use crate::skip::Skips;
 use crate::stages::{Stages, Total};
 use crate::tables::Tables;
 use crate::wake::{Cancelable, Cancels, Stop};
@@ -69,6 +71,8 @@ pub struct SlaveSession {
     pub client: Client,
     pub name: String,
     pub tables: Tables,
+    /// `None` where they are left alone.
+    sequences: Option<Follower>,
     /// Of the last batch committed, or at hand and prepared.
     pub batch: i64,
     agent: String,
@@ -130,17 +134,19 @@ impl SlaveSession {
         let mover = client.prepare(include_str!("sql/move_position.sql")).map_err(|e| {
             Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
         })?;
+        let skips = Skips::load(&mut client, agent, name)?;
         Ok(SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
             client,
             name: name.clone(),
+            sequences: slave.sequences.then(|| Follower::new(name, &slave.mapping)),
             batch: 0,
             agent: agent.to_owned(),
             two_phase: slave.two_phase,
             durable: slave.two_phase,
             net,
             savepoint: false,
-            applier: Applier::new(agent, name, &slave.mapping),
+            applier: Applier::new(agent, name, &slave.mapping, skips),
             mover,
             timeline: 0,
             phase: Phase::Idle,
@@ -210,6 +216,9 @@ impl SlaveSession {
 
     /// Applies a window in the transaction at hand, beginning it if there is none.
     pub fn apply(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
+        if let (Some(sequences), Some(end)) = (&mut self.sequences, &window.end) {
+            sequences.hear(&end.sequences);
+        }
         let began = Instant::now();
         let applied = self.apply_window(window, stop)?;
         self.stages.seconds.apply += began.elapsed().as_secs_f64();
@@ -227,7 +236,9 @@ impl SlaveSession {
         }
         let first = self.phase == Phase::Idle;
         self.begin()?;
-        if let Some(plan) = window.plan.as_ref().filter(|_| self.net) {
+        if let Some(plan) =
+            window.plan.as_ref().filter(|_| self.net && !self.applier.sets_aside_any_of(&window.chunks))
+        {
             if self.carry_out(window, plan, first, stop)? {
                 return Ok(Applied::Done);
             }
@@ -310,6 +321,7 @@ impl SlaveSession {
             .map_err(|e| failed(&self.name, e))?;
         self.phase = Phase::Open;
         self.savepoint = false;
+        self.applier.begin_batch();
         let batch = rows.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
             _ => None,
@@ -340,6 +352,9 @@ impl SlaveSession {
         let began = Instant::now();
         self.begin()?;
         failpoint::hit("commit.after_apply");
+        if let Some(sequences) = &mut self.sequences {
+            sequences.catch_up(&mut self.client)?;
+        }
         let failed =
             |name: &str, e| Error::from_pg(format!("could not move the position of slave \"{name}\""), e);
         let moved = self
@@ -428,6 +443,17 @@ impl SlaveSession {
         Ok(())
     }
 
+    pub fn follows_sequences(&self) -> bool {
+        self.sequences.is_some()
+    }
+
+    /// Brings the sequences to where all those of the master stand, or beyond.
+    pub fn catch_up_sequences(&mut self, all: &[Moved]) -> Result<()> {
+        let Some(sequences) = &mut self.sequences else { return Ok(()) };
+        sequences.hear_all(all);
+        sequences.catch_up(&mut self.client)
+    }
+
     /// Undoes the batch at hand, prepared or not.
     pub fn rollback(&mut self) -> Result<()> {
         self.stages = Stages::default();
@@ -470,7 +496,11 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client
-        .query_one("select to_regclass('pyreplica_agent.piece') is not null", &[])
+        .query_one(
+            "select to_regclass('pyreplica_agent.piece') is not null
+                    and to_regclass('pyreplica_agent.skip') is not null",
+            &[],
+        )
         .map_err(failed)?
         .get(0);
     if there {

@@ -65,6 +65,8 @@ pub struct Slave {
     pub apply: Apply,
     /// What it gets, by which names, and what becomes of the rows on the way.
     pub mapping: Arc<Mapping>,
+    /// Whether its sequences follow the master's.
+    pub sequences: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

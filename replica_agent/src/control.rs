@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
+use crate::sequences::{self, Moved};
 use crate::session;
 use crate::stages::Stages;
 use crate::tables::Captured;
@@ -213,6 +214,11 @@ impl Control {
             .query_opt(include_str!("sql/captured_as.sql"), &[&oid])
             .map_err(|e| Error::from_pg(format!("could not look for the table with OID {oid}"), e))?;
         Ok(row.map(|row| Captured { schema: row.get(0), name: row.get(1), trigger_oid: row.get(2) }))
+    }
+
+    /// Where the replicated sequences stand now.
+    pub fn sequences(&mut self) -> Result<Vec<Moved>> {
+        Ok(sequences::on_master(&mut self.client, None)?.into_iter().map(|(moved, _)| moved).collect())
     }
 
     pub fn captured(&mut self) -> Result<Vec<CapturedTable>> {

@@ -29,7 +29,8 @@ impl Failed<'_, '_> {
         let relation = change.relations().first().map(|&r| decoder.relation(r));
         let key = relation.and_then(|relation| key_of(client, relation, change));
         let mut text = place(transaction, operation, key.as_deref());
-        if let Change::Statement { sql, role, .. } = change {
+        if let Change::Statement { sql, .. } = change {
+            let role = transaction.username.as_deref().unwrap_or("(dropped)");
             text.push_str(&format!(", queued by role \"{role}\": {}", shortened(sql)));
         }
         if let (Some(key), Some(relation), Some(state)) = (&key, relation, e.sqlstate()) {
@@ -53,6 +54,14 @@ impl Failed<'_, '_> {
             .map(str::to_owned)
             .or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
         let e = e.detail(format!("{text}."));
+        let hint = match change {
+            Change::Statement { .. } => Some(format!(
+                "{}Remove the cause on the slave, and the agent goes on by itself; or set the statement aside with \
+                 \"replica_agent skip --slave {slave}\".",
+                hint.map(|hint| format!("{hint} ")).unwrap_or_default()
+            )),
+            _ => hint,
+        };
         match hint {
             Some(hint) => e.hint(hint),
             None => e,

@@ -39,6 +39,8 @@ pub struct Context {
     pub stop: Stop,
     pub cancels: Cancels,
     pub waker: Waker,
+    /// The word to try again at once.
+    pub retries: Waker,
     pub identities: Identities,
     pub totals: Totals,
     /// For slaves that read together.
@@ -57,6 +59,7 @@ impl Context {
             stop: stop.clone(),
             cancels: Cancels::default(),
             waker: Waker::default(),
+            retries: Waker::default(),
             identities: Identities::default(),
             totals: Totals::default(),
             hub: several.then(Arc::default),
@@ -65,6 +68,16 @@ impl Context {
 
     pub fn careful(&self) -> Context {
         Context { careful: true, hub: None, ..self.clone() }
+    }
+
+    /// Waits before another attempt; true if the order to stop was given meanwhile.
+    pub fn pause(&self, delay: Duration) -> bool {
+        select! {
+            recv(self.stop.receiver()) -> _ => {}
+            recv(self.retries.subscribe()) -> _ => {}
+            default(delay) => {}
+        }
+        self.stop.is_set()
     }
 
     fn limits(&self) -> Limits {
@@ -147,8 +160,12 @@ fn read(
     let master = hub.map(|_| together::master_id(&mut client)).transpose()?;
     let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
     let log = Log::new(&context.config.master.dsn, &context.cancels);
+    let mut reader = Reader::new(client, log, context.config.agent_name(), &names, context.limits())?;
+    let sequences = context.config.slaves.iter().any(|slave| slave.sequences);
+    reader.tell_sequences(sequences);
     let mut reading = Reading {
-        reader: Reader::new(client, log, context.config.agent_name(), &names, context.limits())?,
+        reader,
+        sequences,
         planning: Planning::new(),
         rest: Rest::new(context.config.agent.timer, Instant::now()),
         items,
@@ -170,6 +187,8 @@ fn read(
 /// A reader at work for one feed.
 struct Reading<'a> {
     reader: Reader,
+    /// Some slave follows the master's sequences.
+    sequences: bool,
     planning: Planning,
     rest: Rest,
     items: &'a Sender<Result<Item>>,

@@ -5,15 +5,18 @@
 
 use std::time::{Duration, Instant};
 
+use postgres::Client;
+
 use crate::again::{self, Again};
 use crate::applier::Applied;
 use crate::check_mapping;
 use crate::commit::{SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
-use crate::copy::{Crew, Manner};
+use crate::copy::{CapturedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
+use crate::mapping::Mapping;
 use crate::pipeline::Mode;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
@@ -55,7 +58,9 @@ pub enum Served {
 impl Member {
     /// Takes over a slave that has been recovered: finds its position, or takes the first one, and brings its tables.
     pub fn start(context: &Context, control: &mut Control, mut session: SlaveSession) -> Result<Self> {
-        let position = match session.standing()? {
+        let standing = session.standing()?;
+        let resumes = standing.is_some();
+        let position = match standing {
             Some(standing) => resume(control, &mut session, standing)?,
             None => begin(control, &mut session)?,
         };
@@ -70,9 +75,47 @@ impl Member {
             again: None,
         };
         member.reporter.state(control, State::CatchingUp)?;
+        if resumes {
+            member.wait_for_new_tables(context, control)?;
+        }
         member.copy_new_tables(context, control)?;
         member.finish_schema(context, control)?;
         Ok(member)
+    }
+
+    /// The stream may hold a statement that makes a table which the slave lacks, or that gives one the shape which the
+    /// master's has: before new tables are copied, all is applied that is there now.
+    pub fn wait_for_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        if self.awaits_new_tables(control)? {
+            let now = control.state()?.now;
+            while self.stream(context, control, Some(&now))? != Ended::Target {}
+            self.new_tables_arrived()?;
+        }
+        Ok(())
+    }
+
+    /// Are there tables to copy? If so, their changes are skipped until they have arrived. What a statement fills its
+    /// table with, the copy replaces.
+    pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<bool> {
+        let captured = control.captured()?;
+        let SlaveSession { client, tables, name, .. } = &mut self.session;
+        let missing = tables.settle(client, &captured)?;
+        let absent = absent(client, name, tables.mapping(), missing.clone())?;
+        for table in &absent {
+            again::request(client, tables.agent(), name, table)?;
+        }
+        tables.wait_for(&missing, absent);
+        Ok(!missing.is_empty())
+    }
+
+    /// All is applied that could make them.
+    pub fn new_tables_arrived(&mut self) -> Result<()> {
+        let SlaveSession { client, tables, name, .. } = &mut self.session;
+        let waited = tables.arrived();
+        for table in absent(client, name, tables.mapping(), waited)? {
+            again::forget(client, tables.agent(), name, &table)?;
+        }
+        Ok(())
     }
 
     /// Copies the tables that are captured and not yet here.
@@ -148,6 +191,7 @@ impl Member {
     ) -> Result<Ended> {
         let name = self.session.name.clone();
         let timer = context.config.agent.timer;
+        self.catch_up_sequences(control)?;
         let feed = Feed::start(context, &[&name], self.position.clone(), target.cloned())?;
         let mut looked = Instant::now();
         let mut open = false;
@@ -161,6 +205,7 @@ impl Member {
                     if let Applied::UnknownTable { schema, name } =
                         self.session.apply(&window, &context.stop)?
                     {
+                        self.wait_for_new_tables(context, control)?;
                         self.settle_unknown(context, control, &schema, &name)?;
                         return Ok(Ended::NewTables);
                     }
@@ -204,14 +249,24 @@ impl Member {
                 looked = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
+                    self.wait_for_new_tables(context, control)?;
                     self.copy_new_tables(context, control)?;
                     return Ok(Ended::NewTables);
                 }
+                self.catch_up_sequences(control)?;
                 if target.is_none() {
                     self.begin_again(context, control)?;
                 }
             }
         }
+    }
+
+    /// What the stream does not tell: sequences that moved before it began, or without a change of rows.
+    pub fn catch_up_sequences(&mut self, control: &mut Control) -> Result<()> {
+        if self.session.follows_sequences() {
+            self.session.catch_up_sequences(&control.sequences()?)?;
+        }
+        Ok(())
     }
 
     /// The master drops what a slave has reported, so it hears only of what is durable there.
@@ -245,6 +300,28 @@ impl Member {
         }
         Ok(())
     }
+}
+
+/// Those of the tables that the slave does not have.
+fn absent(
+    client: &mut Client,
+    slave: &str,
+    mapping: &Mapping,
+    mut tables: Vec<CapturedTable>,
+) -> Result<Vec<CapturedTable>> {
+    let (schemas, names): (Vec<String>, Vec<String>) =
+        tables.iter().map(|table| mapping.target(&table.schema, &table.name)).unzip();
+    let there: Vec<bool> = client
+        .query_one(
+            "select array(select to_regclass(format('%I.%I', s, n)) is not null
+                            from unnest($1::text[], $2::text[]) with ordinality t(s, n, place) order by place)",
+            &[&schemas, &names],
+        )
+        .map_err(|e| Error::from_pg(format!("could not look for new tables on slave \"{slave}\""), e))?
+        .get(0);
+    let mut there = there.into_iter();
+    tables.retain(|_| there.next() == Some(false));
+    Ok(tables)
 }
 
 fn resume(control: &mut Control, session: &mut SlaveSession, standing: Standing) -> Result<Position> {
@@ -318,7 +395,7 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
             backoff.reset();
             attempts = 0;
         }
-        if context.stop.wait(backoff.delay()) {
+        if context.pause(backoff.delay()) {
             return Ok(());
         }
     }

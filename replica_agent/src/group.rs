@@ -30,6 +30,7 @@ use crate::plan::Window;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
 use crate::retry::{self, Backoff};
+use crate::sequences::Moved;
 use crate::wake::Stop;
 
 /// An error, and the slave that is to blame; `None` when it is the master, or us.
@@ -51,7 +52,8 @@ enum Command {
     Prepare(Position, i64),
     Commit,
     Rollback,
-    Ping,
+    /// Where the sequences of the master stand; also shows whether the slave is still there.
+    Sequences(Arc<[Moved]>),
 }
 
 enum Answer {
@@ -111,7 +113,7 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
             backoff.reset();
             attempts = 0;
         }
-        if context.stop.wait(backoff.delay()) {
+        if context.pause(backoff.delay()) {
             return Ok(());
         }
     }
@@ -246,6 +248,9 @@ fn lock_step(
 ) -> std::result::Result<Ended, Failure> {
     let position = members[0].position.clone();
     let batch = members[0].session.batch;
+    for member in members.iter_mut() {
+        member.catch_up_sequences(control).map_err(|e| blame(&member.session.name, e))?;
+    }
     let (mut sessions, mut reporters) = (Vec::new(), Vec::new());
     for member in members.iter_mut() {
         sessions.push(&mut member.session);
@@ -272,6 +277,17 @@ fn lock_step(
         Reached::Target => Ok(Ended::Target),
         Reached::Passed => Ok(Ended::Passed),
         Reached::NewTables(unknown) => {
+            let mut awaited = false;
+            for member in members.iter_mut() {
+                awaited |= member.awaits_new_tables(control).map_err(|e| blame(&member.session.name, e))?;
+            }
+            if awaited {
+                let now = control.state()?.now;
+                while lock_step(context, control, members, Some(&now))? != Ended::Target {}
+                for member in members.iter_mut() {
+                    member.new_tables_arrived().map_err(|e| blame(&member.session.name, e))?;
+                }
+            }
             for member in members {
                 let settled = match &unknown {
                     Some((schema, name)) => member.settle_unknown(context, control, schema, name),
@@ -384,7 +400,8 @@ impl Walk<'_> {
             }
             if !open && looked.elapsed() >= timer {
                 looked = Instant::now();
-                self.crew.all(&Command::Ping)?;
+                let sequences = self.control.sequences()?;
+                self.crew.all(&Command::Sequences(sequences.into()))?;
                 if self.control.captured()? != captured {
                     return Ok(Reached::NewTables(None));
                 }
@@ -435,7 +452,10 @@ fn obey(session: &mut SlaveSession, command: Command, stop: &Stop) -> Result<Ans
             log::debug!("slave \"{}\": batch {}, {conflicts} conflicts", session.name, session.batch);
         }
         Command::Rollback => session.rollback()?,
-        Command::Ping => session.ping()?,
+        Command::Sequences(all) => {
+            session.ping()?;
+            session.catch_up_sequences(&all)?;
+        }
     }
     Ok(Answer::Done)
 }

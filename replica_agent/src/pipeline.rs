@@ -40,8 +40,8 @@ pub fn run(config: &Config, mode: Mode, stop: &Stop) -> Result<()> {
         config.slaves.len()
     );
     if mode == Mode::Run {
-        let Context { config, stop, waker, .. } = context.clone();
-        spawn("listen", move || listen(&config.master.dsn, &waker, &stop))?;
+        let Context { config, stop, waker, retries, .. } = context.clone();
+        spawn("listen", move || listen(&config.master.dsn, &waker, &retries, &stop))?;
     }
 
     let mut jobs: Vec<(String, Job)> = Vec::new();

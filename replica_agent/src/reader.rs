@@ -35,6 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::rest::Probe;
+use crate::sequences::{Moved, Names};
 use stream::Parts;
 
 mod stream;
@@ -78,6 +79,8 @@ pub struct End {
     /// Of the batch.
     pub transactions: usize,
     pub changes: usize,
+    /// Sequences of the master that have moved since the batch before.
+    pub sequences: Arc<[Moved]>,
 }
 
 /// What a read has found.
@@ -110,6 +113,16 @@ pub struct Reader {
     slaves: Vec<String>,
     limits: Limits,
     transactions_max: i64,
+    sequences: Sequences,
+}
+
+/// What is read of sequences.
+#[derive(Default)]
+struct Sequences {
+    wanted: bool,
+    /// Not only those that have moved since the batch before.
+    all: bool,
+    names: Names,
 }
 
 /// A transaction as its final chunk tells.
@@ -146,7 +159,14 @@ impl Reader {
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
             limits,
             transactions_max: 1000,
+            sequences: Sequences::default(),
         })
+    }
+
+    /// From now on the end of a batch tells which sequences have moved since the batch before; the first tells of all.
+    /// Whoever begins to read for others has to start here, since it does not know what they have heard.
+    pub fn tell_sequences(&mut self, wanted: bool) {
+        (self.sequences.wanted, self.sequences.all) = (wanted, true);
     }
 
     /// Reads the next batch and moves `position` behind it.
@@ -171,7 +191,7 @@ impl Reader {
         }
         // Before anything is handed on: whoever takes it may be slow, and until then every writer would notify.
         let woken = self.armed && !heads.is_empty();
-        self.confirm(heads.iter().any(|head| !head.durable), woken)?;
+        let sequences = self.confirm(heads.iter().any(|head| !head.durable), woken, !heads.is_empty())?;
 
         let Some(last) = heads.last() else { return Ok(Found::Nothing) };
         position.last_ts = Some(last.transaction.ts.clone());
@@ -188,7 +208,7 @@ impl Reader {
                 None => self.stream(&head.transaction, head.chunks, &mut parts)?,
             }
         }
-        parts.finish(End { position: position.clone(), more, transactions, changes })?;
+        parts.finish(End { position: position.clone(), more, transactions, changes, sequences })?;
         Ok(if more { Found::Some } else { Found::All })
     }
 
@@ -200,7 +220,7 @@ impl Reader {
     /// Wakes without having read: somebody else reads.
     pub fn disarm(&mut self) -> Result<()> {
         if self.armed {
-            self.confirm(false, true)?;
+            self.confirm(false, true, false)?;
         }
         Ok(())
     }
@@ -238,17 +258,22 @@ impl Reader {
     }
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
-    /// undo what we are about to hand on. Has to come after reading.
-    fn confirm(&mut self, flush: bool, woken: bool) -> Result<()> {
+    /// undo what we are about to hand on. Has to come after reading. With `found` it gives the sequences that have moved.
+    fn confirm(&mut self, flush: bool, woken: bool, found: bool) -> Result<Arc<[Moved]>> {
+        let sequences = (found && self.sequences.wanted).then_some(self.sequences.all);
         let row = self
             .client
-            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken])
+            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken, &sequences])
             .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
         self.armed &= !woken;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
             return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }
-        Ok(())
+        self.sequences.all &= sequences.is_none();
+        match row.get::<_, Option<Vec<i64>>>("sequences") {
+            Some(moved) if !moved.is_empty() => self.sequences.names.resolve(&mut self.client, &moved),
+            _ => Ok(Arc::default()),
+        }
     }
 }
 

@@ -94,6 +94,13 @@ pub fn plan_as_usual() -> String {
     BY_INDEX.iter().chain(&["plan_cache_mode"]).map(usual).collect()
 }
 
+/// SQL that pins the settings of a slave's session once more, after something that is not ours may have changed them.
+pub fn pin_again() -> String {
+    // What waits for the slave's disk depends on the kind of commit.
+    let pinned = PINNED.iter().chain(PINNED_SLAVE).filter(|(name, _)| *name != "synchronous_commit");
+    pinned.map(|(name, value)| format!("set {name} = '{value}';")).collect()
+}
+
 /// Do triggers and foreign keys rest in this session? If not, they see each change.
 pub fn is_replica(client: &mut impl GenericClient) -> std::result::Result<bool, postgres::Error> {
     let row = client.query_one("select current_setting('session_replication_role') = 'replica'", &[])?;

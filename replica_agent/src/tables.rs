@@ -75,6 +75,10 @@ pub struct Tables {
     asked: HashMap<(Name, u32), Option<Captured>>,
     /// Of a table that is copied again meanwhile.
     held: Option<Held>,
+    /// Tables that the slave does not have yet, by their triggers: the stream may hold the statement that makes them.
+    /// Until they are there, and then copied, their changes are skipped.
+    awaited: HashMap<u32, Name>,
+    absent: Vec<CapturedTable>,
     /// What the stream met last that has to be asked for.
     unknown: Option<(Name, u32)>,
 }
@@ -123,8 +127,14 @@ impl Tables {
             copied,
             asked: HashMap::new(),
             held: None,
+            awaited: HashMap::new(),
+            absent: Vec::new(),
             unknown: None,
         })
+    }
+
+    pub fn agent(&self) -> &str {
+        &self.agent
     }
 
     pub fn initial(&self) -> Initial {
@@ -209,7 +219,7 @@ impl Tables {
 
     fn knows(&self, table: &CapturedTable) -> bool {
         !self.mapping.wants(&table.schema, &table.name)
-            || self.held.as_ref().is_some_and(|held| held.trigger_oid == table.trigger_oid)
+            || self.is_skipped(table.trigger_oid)
             || self
                 .copied
                 .get(&(table.schema.clone(), table.name.clone()))
@@ -217,11 +227,35 @@ impl Tables {
     }
 
     fn is_held(&self, key: &(Name, u32)) -> bool {
-        let Some(held) = &self.held else { return false };
-        match self.asked.get(key) {
-            Some(now) => now.as_ref().is_some_and(|now| now.trigger_oid == held.trigger_oid),
-            None => held.now == key.0 || held.was.iter().any(|(name, _)| *name == key.0),
+        if self.held.is_none() && self.awaited.is_empty() {
+            return false;
         }
+        match self.asked.get(key) {
+            Some(now) => now.as_ref().is_some_and(|now| self.is_skipped(now.trigger_oid)),
+            None => {
+                let of = |held: &Held| held.now == key.0 || held.was.keys().any(|name| *name == key.0);
+                self.held.as_ref().is_some_and(of) || self.awaited.values().any(|name| *name == key.0)
+            }
+        }
+    }
+
+    /// Is the table held, or awaited?
+    fn is_skipped(&self, trigger_oid: u32) -> bool {
+        self.held.as_ref().is_some_and(|held| held.trigger_oid == trigger_oid)
+            || self.awaited.contains_key(&trigger_oid)
+    }
+
+    /// Skips the changes of these tables until `arrived`: they will be copied under a later snapshot.
+    pub fn wait_for(&mut self, tables: &[CapturedTable], absent: Vec<CapturedTable>) {
+        let by_trigger = |table: &CapturedTable| (table.trigger_oid, name_of(&table.schema, &table.name));
+        self.awaited.extend(tables.iter().map(by_trigger));
+        self.absent.extend(absent);
+    }
+
+    /// All is applied that may make the awaited tables; gives those that were absent.
+    pub fn arrived(&mut self) -> Vec<CapturedTable> {
+        self.awaited.clear();
+        std::mem::take(&mut self.absent)
     }
 
     /// Were the statements that this transaction queued run before the stream was set back?
@@ -426,6 +460,8 @@ mod tests {
             copied: HashMap::from([(name("t"), copied)]),
             asked: HashMap::from([((name("old"), 8), None), ((name("passing"), 7), Some(t_now))]),
             held: None,
+            awaited: HashMap::new(),
+            absent: Vec::new(),
             unknown: None,
         };
         let check = |table, xid, gate| {

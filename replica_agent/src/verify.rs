@@ -13,7 +13,10 @@
 
 mod recheck;
 mod rows;
+mod sequences;
 mod shown;
+
+use std::time::Duration;
 
 use postgres::Client;
 
@@ -49,7 +52,7 @@ pub fn verify(
     let mut equal = true;
     for slave in slaves {
         let tables = choose(slave.mapping.wanted(captured.clone()), wanted)?;
-        match verify_slave(config, slave, &mut master, &tables, stop, out) {
+        match verify_slave(config, slave, &mut master, &tables, !wanted.is_empty(), stop, out) {
             Ok(same) => equal &= same,
             Err(_) if stop.is_set() => return Err(stopped()),
             // The others can be compared all the same.
@@ -71,6 +74,7 @@ fn verify_slave(
     slave: &Slave,
     master: &mut Client,
     tables: &[CapturedTable],
+    some: bool,
     stop: &Stop,
     out: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<bool> {
@@ -85,7 +89,15 @@ fn verify_slave(
     let _also = shower.as_ref().map(|shower| cancels.add(&slave.dsn, shower)).transpose()?;
     let agent = config.agent_name();
     let mut pair = Pair { master, slave: &mut client, shower, agent, which: slave, stop, stalled: None };
-    cancel_on_stop(stop, &cancels, || compare_all(&mut pair, tables, out))
+    // What the agent finds by its timer, and then some.
+    let patience = config.agent.timer + Duration::from_secs(3);
+    cancel_on_stop(stop, &cancels, || {
+        let mut equal = compare_all(&mut pair, tables, out)?;
+        if slave.sequences {
+            equal &= sequences::compare(&mut pair, some.then_some(tables), patience, out)?;
+        }
+        Ok(equal)
+    })
 }
 
 fn compare_all(

@@ -13,6 +13,7 @@ use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
 use crate::retry::Backoff;
 use crate::session::{self, Canceller};
+use crate::skip_command::RETRY_CHANNEL;
 
 /// The order to stop; set once (by SIGTERM or SIGINT), seen by all clones, never taken back.
 #[derive(Clone, Debug)]
@@ -112,14 +113,14 @@ impl Waker {
     }
 }
 
-/// Listens for `NOTIFY replicas` on a session of its own, so that no queue of the master waits for a busy reader.
+/// Listens for `NOTIFY replicas`, and for the word to try again at once, on a session of its own, so that no queue of the master waits for a busy reader.
 /// Returns when it is told to stop.
-pub fn listen(dsn: &Dsn, waker: &Waker, stop: &Stop) {
+pub fn listen(dsn: &Dsn, waker: &Waker, retries: &Waker, stop: &Stop) {
     /// How soon a listener notices the order to stop.
     const GLANCE: Duration = Duration::from_millis(500);
     let mut backoff = Backoff::new();
     while !stop.is_set() {
-        let listened = listen_until(dsn, waker, GLANCE, stop, &mut backoff);
+        let listened = listen_until(dsn, (waker, retries), GLANCE, stop, &mut backoff);
         if let Err(e) = listened {
             // Readers meet the same trouble and report it; until then their timer wakes them.
             log::debug!("could not listen on the master: {e:#}");
@@ -130,21 +131,24 @@ pub fn listen(dsn: &Dsn, waker: &Waker, stop: &Stop) {
 
 fn listen_until(
     dsn: &Dsn,
-    waker: &Waker,
+    (waker, retries): (&Waker, &Waker),
     glance: Duration,
     stop: &Stop,
     backoff: &mut Backoff,
 ) -> Result<()> {
     let failed = |e| Error::from_pg("could not listen for news of the master", e);
     let mut client = session::connect_master(dsn, "listen")?;
-    client.batch_execute("listen replicas").map_err(failed)?;
+    client.batch_execute(&format!("listen replicas; listen {RETRY_CHANNEL}")).map_err(failed)?;
     backoff.reset();
     // What was notified before we listened.
     waker.wake_all();
     while !stop.is_set() {
-        let notified = client.notifications().timeout_iter(glance).next().map_err(failed)?.is_some();
-        if notified {
-            waker.wake_all();
+        let notified = client.notifications().timeout_iter(glance).next().map_err(failed)?;
+        if let Some(notification) = notified {
+            match notification.channel() {
+                RETRY_CHANNEL => retries.wake_all(),
+                _ => waker.wake_all(),
+            }
         } else if client.is_closed() {
             return Err(Error::new(Kind::Connection, "lost the session that listens on the master"));
         }

@@ -21,7 +21,6 @@ use crate::pg::relation;
 use crate::pg::session::{self, Pinned};
 use crate::pg::trigger::{Call, Event};
 use crate::pg::tuple::Row;
-use crate::pg::types;
 use crate::pg::xact;
 use crate::{error, guc};
 

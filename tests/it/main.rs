@@ -16,7 +16,9 @@ mod together; // slaves that read the log together, and do not wait for each oth
 mod truncate; // TRUNCATE, also of several tables at once
 mod partitions; // partitioned tables and inheritance
 mod schema_change; // tables that change, come and go while they are replicated
-mod statements; // INSERT INTO replica_log (sql)
+mod statements; // replicate_ddl, INSERT INTO replica_log (sql)
+mod skip; // what a slave cannot apply is set aside
+mod sequences; // they follow the master's
 mod log_view; // replica_log for people
 mod rotation; // the chunk tables are emptied, and nothing is left behind
 mod async_commit; // synchronous_commit = off on the master

@@ -1,10 +1,13 @@
-//! INSERT INTO replica_log (sql) queues a statement for all slaves.
+//! Statements in their place among the changes: `replicate_ddl`, and INSERT INTO replica_log (sql) for the slaves only.
 
-use pyreplica_tests::trio::Trio;
+use pyreplica_tests::doc::example;
+use pyreplica_tests::trio::{shared_servers, Setup, Trio};
+
+const TABLE: &str = "create table t (id int primary key, v text)";
 
 #[test]
 fn statements_run_in_their_place() {
-    let mut trio = Trio::start("create table t (id int primary key, v text)");
+    let mut trio = Trio::start(TABLE);
     trio.master.run(
         "begin; insert into t values (1, 'a');
          alter table t add n int;
@@ -36,4 +39,171 @@ fn a_failing_statement_stops_the_slave_and_is_shown() {
     let status =
         "select state, sqlstate, last_error like '%nowhere%' from pyreplica.slave where name = 'slave1'";
     assert_eq!(trio.master.value(status), "error|42P01|t");
+}
+
+/// What a captured table may go through between two rows of one transaction.
+const CHANGES: &str = "
+    begin;
+    insert into t values (1, 'a');
+    select pyreplica.replicate_ddl('alter table t add n int default 7; create index t_n on t (n)');
+    insert into t values (2, 'b', 8);
+    update t set n = 9 where id = 1;
+    select pyreplica.replicate_ddl('alter table t rename v to w');
+    update t set w = 'c' where id = 2;
+    select pyreplica.replicate_ddl('alter table t alter n type text using n || ''!''');
+    insert into t values (3, 'd', 'ten');
+    select pyreplica.replicate_ddl('alter table t drop w');
+    delete from t where id = 1;
+    select pyreplica.replicate_ddl('create type mood as enum (''fine''); alter table t add m mood');
+    insert into t values (4, 'x', 'fine');
+    commit";
+
+#[test]
+fn captured_tables_are_altered_between_two_rows_of_a_transaction() {
+    for setup in [Setup::new(TABLE), Setup::new(TABLE).atomic(), Setup::new(TABLE).one_phase()] {
+        let mut trio = setup.start();
+        trio.master.run(CHANGES);
+        // A new value may be used by the next transaction: so the slave has to commit in between.
+        trio.master.run("select pyreplica.replicate_ddl('alter type mood add value ''better''')");
+        trio.master.run("insert into t values (5, 'y', 'better')");
+        trio.catch_up_and_compare();
+        assert_eq!(trio.slaves[1].rows("select * from t where id = 5"), ["5|y|better"]);
+        assert_eq!(trio.slaves[0].value("select to_regclass('t_n')"), "t_n");
+        assert_eq!(trio.conflicts(0), [""; 0]);
+    }
+}
+
+#[test]
+fn rows_in_a_replicated_statement_arrive_once() {
+    let mut trio = Trio::start(TABLE);
+    trio.master.run(
+        "select pyreplica.replicate_ddl('alter table t add n int; insert into t values (1, ''a'', 1), (2, ''b'', 2);
+                                         update t set n = n + 1; delete from t where id = 2;
+                                         create table plain (id int); insert into plain values (3)')",
+    );
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].rows("select * from t"), ["1|a|2"]);
+    assert_eq!(trio.slaves[0].rows("select * from plain"), ["3"]);
+    let error = trio.master.error("select pyreplica.replicate_ddl('do $$ begin update t set n = 0; end $$')");
+    assert_eq!(error.code().code(), "0A000");
+    assert_eq!(trio.master.value("select n from t"), "2");
+}
+
+#[test]
+fn what_cannot_be_part_of_a_transaction_is_refused() {
+    let trio = Setup::new(TABLE).build();
+    for (sql, state) in [
+        ("commit", "0A000"),
+        ("create table u (id int); rollback", "0A000"),
+        ("savepoint a", "0A000"),
+        ("copy t from stdin", "0A000"),
+        ("vacuum t", "25001"),
+        ("create index concurrently on t (v)", "25001"),
+        ("drop database nosuch", "25001"),
+        ("", "22004"),
+        (" ; ", "22004"),
+        ("alter tabel t", "42601"),
+        ("alter table nowhere add n int", "42P01"),
+    ] {
+        let error = trio.master.error(&format!("select pyreplica.replicate_ddl('{sql}')"));
+        assert_eq!(error.code().code(), state, "{sql}: {error}");
+    }
+    assert_eq!(trio.master.error("select pyreplica.replicate_ddl(null)").code().code(), "22004");
+    assert_eq!(trio.master.value("select count(*) from pyreplica.log"), "0");
+    assert_eq!(trio.master.value("select to_regclass('u')"), "null");
+}
+
+#[test]
+fn it_runs_under_the_same_search_path_and_role() {
+    for server in shared_servers() {
+        server.db("postgres").run(
+            "do $$ begin create role s_owner login; exception when duplicate_object or unique_violation then null; end $$",
+        );
+    }
+    let mut trio = Setup::new("create schema app; grant create, usage on schema app to public").start();
+    trio.master.run("grant insert on pyreplica.replica_log to s_owner");
+    let mut owner = trio.master.session_of("s_owner");
+    owner.run(
+        "set search_path = app; select pyreplica.replicate_ddl('create table mine (id int primary key)')",
+    );
+    // Settings do not outlive it.
+    owner.run("select pyreplica.replicate_ddl('set search_path = app, pg_temp; create table mine2 (id int primary key)')");
+    owner.run("select pyreplica.add_table('app.mine'); insert into app.mine values (1)");
+    trio.catch_up_and_compare();
+    for slave in &trio.slaves {
+        let owners = "select relname, relowner::regrole from pg_class where relname ~ '^mine.?$' order by 1";
+        assert_eq!(slave.rows(owners), ["mine|s_owner", "mine2|s_owner"]);
+    }
+    // Only for who may queue.
+    trio.master.run("revoke insert on pyreplica.replica_log from s_owner");
+    let error = trio.master.session_of("s_owner").error("select pyreplica.replicate_ddl('select 1')");
+    assert_eq!(error.code().code(), "42501");
+}
+
+#[test]
+fn a_table_may_be_made_added_and_filled_at_once() {
+    for setup in [
+        Setup::new(TABLE),
+        Setup::new(TABLE).atomic(),
+        Setup::new(TABLE).initial("current"),
+        Setup::new(TABLE).schema(),
+    ] {
+        let mut trio = setup.start();
+        // In one transaction ...
+        trio.master.run(
+            "begin; select pyreplica.replicate_ddl('create table public.u (id int primary key, v text)');
+             select pyreplica.add_table('u'); insert into u values (1, 'a'); insert into t values (1, 'x');
+             update u set v = 'b'; commit",
+        );
+        trio.catch_up_and_compare();
+        // ... and in several, with rows before it is added, and a change of it behind.
+        trio.master.run("select pyreplica.replicate_ddl('create table public.w (id int primary key)')");
+        trio.master.run("select pyreplica.add_table('w'); insert into w select generate_series(1, 10)");
+        trio.master.run("select pyreplica.replicate_ddl('alter table public.w add n int'); insert into w values (11, 11); delete from w where id < 5");
+        trio.catch_up_and_compare();
+        assert_eq!(trio.slaves[0].value("select count(*) from w"), "7");
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        assert_eq!(trio.conflicts(1), [""; 0]);
+        assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
+    }
+}
+
+#[test]
+fn a_table_made_while_no_agent_ran_is_copied_when_it_is_there() {
+    let mut trio = Setup::new(TABLE).build();
+    trio.once().expect_code(0);
+    trio.master.run("select pyreplica.replicate_ddl('create table public.u as select 1 as id; alter table public.u add primary key (id)')");
+    trio.master.run("select pyreplica.add_table('u'); insert into u values (2)");
+    trio.master.run("select pyreplica.replicate_ddl('alter table public.u rename to w'); update w set id = 3 where id = 2");
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].rows("select id from w order by 1"), ["1", "3"]);
+}
+
+#[test]
+fn a_new_table_that_no_statement_makes_stops_the_slave() {
+    let mut trio = Setup::new(TABLE).build();
+    trio.once().expect_code(0);
+    trio.master.run("create table u (id int primary key); select pyreplica.add_table('u'); insert into u values (1); insert into t values (1)");
+    trio.once().expect_code(1).expect_text(&["table \"public.u\" does not exist on slave"]);
+    trio.slaves
+        .iter()
+        .for_each(|slave| slave.run("create table u (id int primary key); insert into u values (7)"));
+    trio.once().expect_code(1).expect_text(&["already holds rows"]);
+    trio.slaves.iter().for_each(|slave| slave.run("truncate u"));
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn the_examples_of_the_documentation_run() {
+    let mut trio = Setup::new("create table orders (id int primary key, state text)").start();
+    trio.master.run("insert into orders values (1, 'new')");
+    for name in ["alter", "new-table", "slaves-only"] {
+        trio.master.run(&example("statements.md", name));
+    }
+    trio.catch_up_and_compare();
+    let slave = &trio.slaves[0];
+    assert_eq!(slave.value("select count(*) from orders where paid is not null"), "1");
+    assert_eq!(slave.value("select to_regclass('orders_state')"), "orders_state");
+    assert_eq!(trio.master.value("select to_regclass('orders_state')"), "null");
+    assert_eq!(slave.value("select count(*) from invoices"), "1");
 }

@@ -62,10 +62,10 @@ impl Applier {
                 let relations: Vec<&Relation> = emptied.iter().map(|&r| decoder.relation(r)).collect();
                 self.truncate(client, &relations, *restart_identity)
             }
-            Change::Statement { sql, search_path, .. } => {
+            Change::Statement { sql, search_path, role } => {
                 // It may change any table.
                 self.forget();
-                run_statement(client, sql, search_path)
+                run_statement(client, sql, search_path, role)
             }
         }
     }
@@ -205,16 +205,21 @@ impl Applier {
     }
 }
 
-/// A statement queued on the master, under the search path it was queued with. It runs inside a DO block, where
-/// PostgreSQL refuses to end our transaction.
-fn run_statement(client: &mut Client, sql: &str, search_path: &str) -> Result<()> {
+/// A statement queued on the master, under the search path it was queued with, and as the role that it names where our
+/// role is a member of that. It runs inside a DO block, where PostgreSQL refuses to end our transaction. What it sets
+/// for the session is set back.
+fn run_statement(client: &mut Client, sql: &str, search_path: &str, role: &str) -> Result<()> {
     let block = format!("begin execute {}; end", quote::literal(sql));
     client
         .batch_execute(&format!(
-            "{}select set_config('search_path', {}, true); do {}; set local search_path = pg_catalog",
-            session::plan_as_usual(),
-            quote::literal(search_path),
-            quote::literal(&block)
+            "{usual}select pg_catalog.set_config('role', rolname, true) from pg_catalog.pg_roles \
+             where rolname = {role} and rolname <> current_user and pg_catalog.pg_has_role(oid, 'MEMBER'); \
+             select pg_catalog.set_config('search_path', {path}, true); do {block}; reset role; {pinned}",
+            usual = session::plan_as_usual(),
+            role = quote::literal(role),
+            path = quote::literal(search_path),
+            block = quote::literal(&block),
+            pinned = session::pin_again(),
         ))
         .map_err(|e| Error::from_pg("could not run a queued statement", e))
 }

@@ -70,6 +70,9 @@ impl Applier {
         stop: &Stop,
     ) -> Result<Applied> {
         let transaction = &large.transaction;
+        if self.sets_aside_all_of(client, transaction)? {
+            return Ok(Applied::Done);
+        }
         large.read(|pieces| {
             let introduction = pieces.introduction()?;
             let known = Decoder::new(&introduction).and_then(|mut decoder| {

@@ -86,6 +86,8 @@ struct FileSlave {
     schemas: BTreeMap<String, String>,
     #[serde(default)]
     table: Vec<FileTable>,
+    #[serde(default = "yes")]
+    sequences: bool,
 }
 
 fn yes() -> bool {
@@ -96,7 +98,7 @@ const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
 const MASTER_KEYS: &[&str] = &["dsn"];
 const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
 const SLAVE_KEYS: &[&str] =
-    &["name", "dsn", "initial", "schema", "two_phase", "apply", "tables", "schemas", "table"];
+    &["name", "dsn", "initial", "schema", "two_phase", "apply", "sequences", "tables", "schemas", "table"];
 
 fn agent(file: FileAgent) -> Result<Agent> {
     let positive = |key: &str, value: usize| match value {
@@ -118,9 +120,9 @@ fn agent(file: FileAgent) -> Result<Agent> {
 
 fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    let FileSlave { name, initial, schema, two_phase, apply, tables, schemas, table, .. } = file;
+    let FileSlave { name, initial, schema, two_phase, apply, sequences, tables, schemas, table, .. } = file;
     let mapping = Arc::new(mapping::mapping(&name, &tables, schemas, table)?);
-    Ok(Slave { name, dsn, initial, schema, two_phase, apply, mapping })
+    Ok(Slave { name, dsn, initial, schema, two_phase, apply, sequences, mapping })
 }
 
 /// Only the parser's message and the place: what it would quote may hold a password.

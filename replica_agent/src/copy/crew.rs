@@ -122,6 +122,7 @@ impl Work<'_> {
             slave: &self.crew.slave.name,
             manner: self.manner,
             mapping: &self.crew.slave.mapping,
+            sequences: self.crew.slave.sequences,
         };
         while let Some((table, size)) = self.next() {
             let progress = self.progress.table(size);

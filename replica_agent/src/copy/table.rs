@@ -1,5 +1,7 @@
 //! Copies one table: locks, emptiness, the rows, and its `copied_table` row, in one transaction on either side.
 
+use std::sync::Arc;
+
 use postgres::error::SqlState;
 use postgres::{Client, IsolationLevel, Transaction};
 
@@ -10,6 +12,7 @@ use super::{CapturedTable, CopiedTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::mapping::Mapping;
+use crate::sequences::{self, Follower};
 use crate::session;
 use crate::wake::Stop;
 
@@ -28,7 +31,9 @@ pub(super) struct Target<'a> {
     pub agent: &'a str,
     pub slave: &'a str,
     pub manner: Manner,
-    pub mapping: &'a Mapping,
+    pub mapping: &'a Arc<Mapping>,
+    /// Whether the slave's sequences follow the master's.
+    pub sequences: bool,
 }
 
 /// Copies one captured table under its own snapshot and commits it with its `copied_table` row on the slave.
@@ -108,6 +113,13 @@ pub(super) fn copy_table(
             &[&target.agent, &target.slave, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
         )
         .map_err(on_slave)?;
+    }
+    if target.sequences {
+        // Before anybody sees the rows; read after them.
+        let sequences = sequences::on_master(&mut from, Some(&table.quoted()))?;
+        let mut follower = Follower::silent(target.slave, target.mapping);
+        follower.hear(&sequences.into_iter().map(|(moved, _)| moved).collect::<Vec<_>>());
+        follower.catch_up(&mut to)?;
     }
     failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave)?;

@@ -78,6 +78,7 @@ impl Reading<'_> {
     /// Reads for all who stand here, and rests when there is nothing, until the seat is lost or our own slave is slow.
     /// False when the feed was dropped.
     fn lead(&mut self, seat: Seat, position: &mut Position, moved: &Receiver<()>) -> Result<bool> {
+        self.reader.tell_sequences(self.sequences);
         while seat.rests(Duration::ZERO) {
             // What was told before is read now.
             if self.news.try_recv().is_ok() {

@@ -2,7 +2,7 @@
 select array(
     select format('%s on %s', string_agg(p.privilege, ', ' order by p.ord), r.object)
       from (values ('pyreplica.log', array['SELECT']), ('pyreplica.slave_status', array['SELECT']),
-                   ('pyreplica.horizon', array['SELECT']), ('pyreplica.log_id', array['SELECT']),
+                   ('pyreplica.horizon', array['SELECT']), ('pyreplica.replicated_sequence', array['SELECT']), ('pyreplica.log_id', array['SELECT']),
                    ('pyreplica.slave', array['SELECT', 'INSERT', 'UPDATE', 'DELETE']),
                    ('pyreplica.decision', array['SELECT', 'INSERT', 'DELETE'])) r(object, privileges)
            cross join unnest(r.privileges) with ordinality p(privilege, ord)
@@ -12,5 +12,6 @@ select array(
     select format('EXECUTE on %s', r.function)
       from (values ('pyreplica.rotate_log()'), ('pyreplica.flush_wal()'),
                    ('pyreplica.arm(text[])'), ('pyreplica.disarm()'),
-                   ('pyreplica.behind(bigint,pg_snapshot)')) r(function)
+                   ('pyreplica.behind(bigint,pg_snapshot)'),
+                   ('pyreplica.sequence_state(oid)'), ('pyreplica.moved_sequences(boolean)')) r(function)
      where not has_function_privilege(r.function, 'EXECUTE'))

@@ -59,13 +59,26 @@ create unlogged table if not exists pyreplica_agent.piece (
 alter table pyreplica_agent.piece alter bytes set storage plain;
 create index if not exists piece_value on pyreplica_agent.piece (value, n);
 
+-- What the command "skip" has set aside: a queued statement of a transaction, or all of it.
+create table if not exists pyreplica_agent.skip (
+    agent        text        not null,
+    slave        text        not null,
+    xid          xid8        not null, -- on the master
+    statement    int         not null, -- its number among those that the transaction queued; 0: the whole transaction
+    sql          text,
+    requested_at timestamptz not null default clock_timestamp(),
+    requested_by text        not null default session_user,
+    done_at      timestamptz,          -- NULL: the slave has not come to it
+    constraint skip_pkey primary key (agent, slave, xid, statement)
+);
+
 -- Changes that did not find the row they expected, or that stopped the slave.
 create table if not exists pyreplica_agent.conflict (
     id         bigint      generated always as identity constraint conflict_pkey primary key,
     at         timestamptz not null default clock_timestamp(),
     agent      text        not null,
     slave      text        not null,
-    conflict   text        not null, -- insert_exists, update_missing, update_differs, delete_missing, multiple_unique_conflicts
+    conflict   text        not null, -- insert_exists, update_missing, update_differs, delete_missing, multiple_unique_conflicts, set_aside
     relation   text        not null,
     op         text        not null,
     key        text        not null,
