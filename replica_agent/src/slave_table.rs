@@ -26,6 +26,8 @@ pub struct SlaveColumn {
     /// GENERATED ALWAYS AS IDENTITY: PostgreSQL takes a value of ours on INSERT and refuses it on UPDATE.
     pub always_identity: bool,
     pub generated: bool,
+    /// First of a btree index that is not unique, and ours to set.
+    pub leads_index: bool,
     /// `operator(schema.=)`
     pub equality: String,
 }
@@ -123,6 +125,7 @@ fn of_rows(rows: &[Row], mapping: &Mapping, (schema, name): (&str, &str)) -> Opt
                 is_enum: row.get("is_enum"),
                 always_identity: row.get("always_identity"),
                 generated: row.get("generated"),
+                leads_index: row.get("leads_index"),
                 equality: row
                     .get::<_, Option<String>>("equality")
                     .unwrap_or_else(|| "operator(pg_catalog.=)".to_owned()),

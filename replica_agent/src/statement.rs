@@ -179,6 +179,7 @@ mod tests {
             is_enum: false,
             always_identity,
             generated: name == "sum",
+            leads_index: false,
             equality: "operator(pg_catalog.=)".into(),
         };
         SlaveTable {

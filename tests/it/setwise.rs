@@ -164,3 +164,27 @@ fn an_altered_key_type_on_the_slave_is_no_hindrance() {
     assert_eq!(both[0], both[1]);
     assert_eq!(trio.slaves[0].value("select count(*) from t where extra = 'here'"), "901");
 }
+
+/// Each keeps what it has in the columns that an update of many sets to themselves, and its place in the page.
+#[test]
+fn many_updates_leave_alone_what_they_do_not_change() {
+    let table = "create table t (id int primary key, v text, n bigint, g int generated always as (id + 1) stored,
+                                 always int generated always as identity) with (fillfactor = 40);
+                 create index on t (v); create index on t (g); create index on t (always); create index on t (n, v);
+                 create index on t (lower(v))";
+    let slave = format!("{table}; alter table t add here text default 'own'; create index on t (here)");
+    let trio = Setup::new(table).slave_schema(&slave).slaves(1).build();
+    trio.master.run("insert into t (id, v) select i, 'v' || i % 10 from generate_series(1, 3000) i");
+    trio.once().expect_code(0);
+    trio.slaves[0].run("update t set here = id where id % 2 = 0");
+    for update in ["n = id", "v = v || 'x'", "n = -n, v = 'z' || v where id <= 2000", "v = null"] {
+        trio.master.run(&format!("update t set {update}"));
+        assert!(!once_one_by_one(&trio), "{update}");
+    }
+    let both =
+        [&trio.master, &trio.slaves[0]].map(|db| db.rows("select id, v, n, g, always from t order by id"));
+    assert_eq!(both[0], both[1]);
+    let own = "select count(*) from t where here = case id % 2 when 0 then id::text else 'own' end";
+    assert_eq!(trio.slaves[0].value(own), "3000");
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}

@@ -27,6 +27,8 @@ use crate::wake::Stop;
 const COPY_ROWS: usize = 16;
 /// From so many bytes on it is also used because it sends them piece by piece, and so needs no message that holds all.
 const COPY_FROM_BYTES: usize = 1024 * 1024;
+/// From so many rows on an update fills pages of indexes with versions that it has made itself.
+const MANY_ROWS: usize = 1000;
 /// Bytes of a COPY sent at once.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -176,7 +178,8 @@ impl Applier {
             (0..group.columns.len()).filter(|&n| set.contains(&group.columns[n])).collect();
         let statement = match rows {
             1 => None,
-            _ => self.prepare_set(client, target, SetOperation::Update, &relation.key, set)?,
+            ..MANY_ROWS => self.prepare_set(client, target, SetOperation::Update, &relation.key, set)?,
+            _ => self.prepare_set(client, target, SetOperation::UpdateMany, &relation.key, set)?,
         };
         let Some(statement) = statement else {
             for &update in &group.rows {
@@ -268,7 +271,7 @@ impl Applier {
                 let array = |c: &&Column| {
                     element(c, &self.arrays).and_then(|e| self.arrays.get(&e)).map(|&oid| type_of(oid))
                 };
-                let olds = if operation == SetOperation::Update { &set[..] } else { &[] };
+                let olds = if operation.compares() { &set[..] } else { &[] };
                 let types = match operation {
                     SetOperation::Copy => Vec::new(),
                     _ => key.iter().chain(&set).chain(olds).filter_map(array).collect(),

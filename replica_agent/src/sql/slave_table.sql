@@ -9,6 +9,11 @@ select c.oid, c.relkind::text as relkind, a.attname::text as name,
        t.oid as own_type, b.oid as base_type, b.typtype = 'e' as is_enum,
        a.attidentity = 'a' as always_identity,
        a.attgenerated <> '' as generated,
+       has_column_privilege(c.oid, a.attnum, 'UPDATE')
+       and exists (select
+                     from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+                    where i.indrelid = c.oid and i.indkey[0] = a.attnum and not i.indisunique and m.amname = 'btree')
+           as leads_index,
        (select format('operator(%I.%s)', s.nspname, o.oprname)
           from (select k.opclass, i.indisprimary::int + 1 as preference
                   from pg_index i,
