@@ -29,6 +29,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::feed::Context;
 use crate::follow::{Ended, Member};
+use crate::logging;
 use crate::pipeline::guarded;
 use crate::position::Position;
 use crate::session;
@@ -156,11 +157,11 @@ impl Member {
         let (context, thread_quit, copied) = (context.clone(), quit.clone(), table.clone());
         std::thread::Builder::new()
             .name("copy".to_owned())
-            .spawn(move || {
+            .spawn(logging::inherit(move || {
                 let result = guarded(|| copy_aside(&context, &slave, copied, &thread_quit));
                 // Nobody waits when the slave was let go of.
                 sender.send(result).ok();
-            })
+            }))
             .map_err(|e| Error::new(Kind::Apply, "could not start a thread").source(e))?;
         self.again = Some(Again { table, from: self.position.clone(), result, quit });
         Ok(())

@@ -14,6 +14,7 @@ use postgres::{Client, Statement};
 use crate::bind::param_type;
 use crate::decode::{Change, Column, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
+use crate::event::Note;
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::mapping::{Mapping, Name};
 use crate::own_types::OwnTypes;
@@ -23,6 +24,7 @@ use crate::skip::{self, Skips, WHOLE};
 use crate::slave_table::{describe, SlaveTable};
 use crate::statement::{build, columns, Operation};
 use crate::tables::{Gate, Tables};
+use crate::tell::Teller;
 use crate::wake::Stop;
 
 pub use setwise::CarriedOut;
@@ -75,6 +77,9 @@ pub struct Applier {
     shape: Vec<u8>,
     /// Of the batch at hand.
     conflicts: u64,
+    /// The first of them.
+    noted: Vec<Note>,
+    teller: Teller,
     /// Since `recent_since`.
     recent: u64,
     recent_since: Instant,
@@ -98,9 +103,16 @@ impl Applier {
             aliases: HashMap::new(),
             shape: Vec::new(),
             conflicts: 0,
+            noted: Vec::new(),
+            teller: Teller::default(),
             recent: 0,
             recent_since: Instant::now(),
         }
+    }
+
+    /// Whom conflicts are told to, when they are committed.
+    pub fn tell_to(&mut self, teller: Teller) {
+        self.teller = teller;
     }
 
     /// Applies the changes of a chunk one after the other, unless they are of tables that are to be skipped.
@@ -276,6 +288,7 @@ impl Applier {
         if self.recent == 0 {
             self.recent_since = Instant::now();
         }
+        self.teller.conflicts(self.conflicts, std::mem::take(&mut self.noted));
         std::mem::take(&mut self.conflicts)
     }
 
@@ -381,6 +394,7 @@ impl Applier {
         self.aliases.clear();
         self.forget();
         self.conflicts = 0;
+        self.noted.clear();
         if let Err(rollback) = client.batch_execute("rollback") {
             log::debug!("slave \"{}\": could not roll back: {rollback}", self.slave);
             return failure::place_only(e, transaction);

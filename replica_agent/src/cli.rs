@@ -6,15 +6,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::{self, Mode};
+use crate::logging::{self, Format, Scopes};
+use crate::pipeline::Mode;
 use crate::skip_command::{skip, Wanted};
 use crate::wake::Stop;
-use crate::{check, recopy, signals, status, verify};
+use crate::{daemon, everywhere, recopy, signals};
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -30,8 +31,8 @@ Environment:
 #[derive(Parser, Debug)]
 #[command(name = "replica_agent", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
-    /// The configuration file
-    #[arg(long, short, value_name = "FILE", default_value = "agent.toml", global = true)]
+    /// The configuration file, or a directory in which every *.toml is one: a replication of its own
+    #[arg(long, short, value_name = "PATH", default_value = "agent.toml", global = true)]
     pub config: PathBuf,
 
     /// Log each batch, and more
@@ -41,6 +42,10 @@ pub struct Cli {
     /// Log warnings and errors only
     #[arg(long, short, global = true)]
     pub quiet: bool,
+
+    /// The form of log lines; without it as log_format in [agent] says, else plain
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<Format>,
 
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -53,7 +58,11 @@ pub enum Command {
     /// Apply all that was committed when it started, then exit
     Once,
     /// Verify configuration, connections, privileges and tables; report every problem at once, each with its cure
-    Check,
+    Check {
+        /// Send a test mail as well, as [mail] says
+        #[arg(long)]
+        mail: bool,
+    },
     /// Make the initial copy of a slave again: empty its captured tables and fill them from the master
     Copy {
         /// Only this slave; all of them without it
@@ -93,66 +102,80 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
 }
 
 impl Cli {
-    pub fn log_level(&self) -> LevelFilter {
-        match (self.verbose, self.quiet, &self.command) {
-            (true, _, _) => LevelFilter::Debug,
-            (_, true, _) => LevelFilter::Warn,
+    /// How to log.
+    pub fn asked(&self) -> logging::Asked {
+        let level = match (self.verbose, self.quiet) {
+            (true, _) => Some(LevelFilter::Debug),
+            (_, true) => Some(LevelFilter::Warn),
+            _ => None,
+        };
+        let usual = match &self.command {
             // What they find goes to stdout, and nothing else is news.
-            (_, _, Some(Command::Check | Command::Status { .. } | Command::Skip { .. })) => {
+            Some(Command::Check { .. } | Command::Status { .. } | Command::Skip { .. } | Command::Man) => {
                 LevelFilter::Error
             }
-            (_, _, Some(Command::Verify { .. })) => LevelFilter::Warn,
+            Some(Command::Verify { .. }) => LevelFilter::Warn,
             _ => LevelFilter::Info,
-        }
+        };
+        logging::Asked { level, format: self.log_format, usual }
     }
 }
 
 /// Does what was asked for.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
-    let config = Config::load(&cli.config)?;
+    let path = &cli.config;
     let stop = Stop::new();
-    let command = cli.command.clone().unwrap_or(Command::Run);
-    if !matches!(command, Command::Check | Command::Status { .. }) {
-        signals::listen(&stop)?;
-    }
-    match command {
-        Command::Run => ended(pipeline::run(&config, Mode::Run, &stop)),
-        Command::Once => ended(pipeline::run(&config, Mode::Once, &stop)),
-        Command::Check => {
-            let report = check::check(&config);
-            print(&report.to_string())?;
-            Ok(passed(report.is_ok()))
-        }
+    match cli.command.clone().unwrap_or(Command::Run) {
+        Command::Run => ended(daemon::run(path, Mode::Run, &stop, &signals::listen(&stop)?)),
+        Command::Once => ended(daemon::run(path, Mode::Once, &stop, &signals::listen(&stop)?)),
+        Command::Check { mail } => everywhere::check(path, mail, &mut print),
         Command::Copy { slave, table } => {
+            let config = everywhere::only(path, "copy")?;
+            signals::listen(&stop)?;
             for slave in chosen(&config, slave.as_deref())? {
-                match table.as_slice() {
-                    [] => recopy::recopy(&config, slave, &stop)?,
-                    tables => recopy::recopy_tables(&config, slave, tables, &stop)?,
-                }
+                let scope = Scopes::new(config.agent_name(), &config.logging).of(&slave.name);
+                logging::within(scope, || match table.as_slice() {
+                    [] => recopy::recopy(&config, slave, &stop),
+                    tables => recopy::recopy_tables(&config, slave, tables, &stop),
+                })?;
             }
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify { slave, table } => {
-            let slaves = chosen(&config, slave.as_deref())?;
-            let equal =
-                verify::verify(&config, &slaves, &table, &stop, &mut |line| print(&format!("{line}\n")))?;
-            Ok(passed(equal))
+            signals::listen(&stop)?;
+            everywhere::verify(path, slave.as_deref(), &table, &stop, &mut print)
         }
         Command::Skip { slave, transaction, statement, whole_transaction: whole } => {
+            let config = everywhere::only(path, "skip")?;
             let wanted = Wanted { transaction, statement, whole };
             let slave = config.slave(&slave)?;
             let named = skip(&config, slave, wanted, &mut |line| print(&format!("{line}\n")))?;
-            Ok(passed(named))
+            Ok(if named { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Status { json } => {
-            let status = status::read(&config);
-            print(&if json { status.to_json() } else { status.to_string() })?;
-            Ok(passed(status.is_readable()))
-        }
+        Command::Status { json } => everywhere::status(path, json, &mut print),
+        Command::Man => print(&man()?).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// The manual page, from what `--help` says.
+fn man() -> Result<String> {
+    let mut page = Vec::new();
+    let failed = |e| Error::new(Kind::Refused, "could not write the manual page").source(e);
+    let command = Cli::command();
+    clap_mangen::Man::new(command.clone()).section("8").render(&mut page).map_err(failed)?;
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name().to_uppercase();
+        writeln!(page, ".SH COMMAND {name}").map_err(failed)?;
+        clap_mangen::Man::new(command.clone()).render_description_section(&mut page).map_err(failed)?;
+        clap_mangen::Man::new(command.clone()).render_options_section(&mut page).map_err(failed)?;
+    }
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Being told to stop is a good end for what runs until it is told.
@@ -160,14 +183,6 @@ fn ended(result: Result<()>) -> Result<ExitCode> {
     match result {
         Err(e) if e.kind() != Kind::Stopped => Err(e),
         _ => Ok(ExitCode::SUCCESS),
-    }
-}
-
-fn passed(ok: bool) -> ExitCode {
-    if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
     }
 }
 
@@ -197,7 +212,6 @@ fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> std::result::Result<Cli, clap::Error> {
         Cli::try_parse_from([&["replica_agent"], args].concat())

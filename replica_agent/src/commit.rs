@@ -46,6 +46,7 @@ use crate::session;
 use crate::skip::Skips;
 use crate::stages::{Stages, Total};
 use crate::tables::Tables;
+use crate::tell::Teller;
 use crate::wake::{Cancelable, Cancels, Stop};
 use recovery::{gid, take_over};
 
@@ -212,6 +213,11 @@ impl SlaveSession {
     /// Where to add up what batches took.
     pub fn count_to(&mut self, total: Total) {
         self.total = total;
+    }
+
+    /// Whom to tell of conflicts.
+    pub fn tell_to(&mut self, teller: Teller) {
+        self.applier.tell_to(teller);
     }
 
     /// Applies a window in the transaction at hand, beginning it if there is none.

@@ -5,32 +5,58 @@
 //! message where it could be part of a password. Nothing is opened but the file.
 
 mod check;
+pub mod directory;
 mod file;
 mod mapping;
+mod mail;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::LevelFilter;
 use serde::Deserialize;
+
+pub use mail::{Mail, Password, Tls};
 
 use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
+use crate::logging::Format;
 use crate::mapping::Mapping;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub master: Master,
     pub agent: Agent,
     pub slaves: Vec<Slave>,
+    pub alerts: Alerts,
+    pub logging: Logging,
 }
 
-#[derive(Clone, Debug)]
+/// Who is told of what happens. Apart from `Agent`, because a change of it disturbs no slave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alerts {
+    pub mail: Option<Mail>,
+    /// A program and its arguments.
+    pub on_event: Option<Vec<String>>,
+}
+
+/// What is logged, and how; the same holds for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logging {
+    pub format: Option<Format>,
+    pub level: Option<LevelFilter>,
+    /// Of slaves that have a level of their own.
+    pub slaves: BTreeMap<String, LevelFilter>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub struct Master {
     pub dsn: Dsn,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
     /// None: the name of the master's database; see `Config::agent_name`.
     pub name: Option<String>,
@@ -54,7 +80,7 @@ pub enum CommitMode {
     Atomic,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Slave {
     pub name: String,
     pub dsn: Dsn,

@@ -22,14 +22,37 @@ pub const NAMES: &[&str] = &[
     "commit.after_commit",
     "group.after_first_commit",
     "report.before",
+    "feed.next",
 ];
 
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) {}
 
+/// A place at which a thread may hang for ever instead.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hang(_name: &str) {}
+
+#[cfg(feature = "failpoints")]
+pub fn hang(name: &str) {
+    if is_reached(name) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
+    if is_reached(name) {
+        eprintln!("failpoint {name} reached");
+        std::process::abort();
+    }
+}
+
+#[cfg(feature = "failpoints")]
+fn is_reached(name: &str) -> bool {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::OnceLock;
 
@@ -42,10 +65,6 @@ pub fn hit(name: &str) {
         let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
         Some((name.to_owned(), count.parse().unwrap_or(1)))
     });
-    if let Some((chosen, count)) = chosen {
-        if chosen == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count {
-            eprintln!("failpoint {name} reached");
-            std::process::abort();
-        }
-    }
+    let Some((chosen, count)) = chosen else { return false };
+    chosen == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count
 }

@@ -7,19 +7,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, never, select, Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{bounded, never, select, Receiver, Sender};
 
 use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::hub::{Hub, Seat};
 use crate::identity::Identities;
 use crate::large::Log;
+use crate::logging::{self, Scopes};
 use crate::plan::Window;
 use crate::position::{Position, Target};
+use crate::pulse::{Pulse, Pulses};
 use crate::reader::{Found, Limits, Reader};
 use crate::rest::{Rest, Step};
 use crate::session;
 use crate::stages::Totals;
+use crate::tell::Tellers;
 use crate::wake::{Cancels, Stop, Waker};
 use planning::Planning;
 
@@ -43,6 +47,9 @@ pub struct Context {
     pub retries: Waker,
     pub identities: Identities,
     pub totals: Totals,
+    pub tellers: Tellers,
+    pub scopes: Scopes,
+    pub pulses: Pulses,
     /// For slaves that read together.
     hub: Option<Arc<Hub>>,
 }
@@ -52,7 +59,6 @@ pub const CAREFUL_BATCHES: u32 = 1000;
 
 impl Context {
     pub fn new(config: &Config, stop: &Stop) -> Context {
-        let several = config.agent.commit == CommitMode::Independent && config.slaves.len() > 1;
         Context {
             config: config.clone(),
             careful: false,
@@ -62,8 +68,16 @@ impl Context {
             retries: Waker::default(),
             identities: Identities::default(),
             totals: Totals::default(),
-            hub: several.then(Arc::default),
+            tellers: Tellers::default(),
+            scopes: Scopes::new(config.agent_name(), &config.logging),
+            pulses: Pulses::default(),
+            hub: (config.agent.commit == CommitMode::Independent).then(Arc::default),
         }
+    }
+
+    /// There is no other slave to read with.
+    pub fn read_alone(&mut self) {
+        self.hub = None;
     }
 
     pub fn careful(&self) -> Context {
@@ -72,11 +86,13 @@ impl Context {
 
     /// Waits before another attempt; true if the order to stop was given meanwhile.
     pub fn pause(&self, delay: Duration) -> bool {
-        select! {
-            recv(self.stop.receiver()) -> _ => {}
-            recv(self.retries.subscribe()) -> _ => {}
-            default(delay) => {}
-        }
+        self.pulses.watch("a pause").asleep(delay, || {
+            select! {
+                recv(self.stop.receiver()) -> _ => {}
+                recv(self.retries.subscribe()) -> _ => {}
+                default(delay) => {}
+            }
+        });
         self.stop.is_set()
     }
 
@@ -101,6 +117,7 @@ pub enum Item {
 pub struct Feed {
     items: Receiver<Result<Item>>,
     stop: Stop,
+    pulse: Pulse,
     /// Dropped with the feed, which wakes the reader from its sleep.
     _quit: Sender<()>,
 }
@@ -116,32 +133,35 @@ impl Feed {
         let (sender, items) = bounded(WINDOWS_MAX);
         let (quit, quitted) = bounded(0);
         let news = if target.is_none() { context.waker.subscribe() } else { never() };
+        let pulse = context.pulses.watch(&format!("applier of {}", slaves.join(", ")));
         let slaves: Vec<String> = slaves.iter().map(|&s| s.to_owned()).collect();
         let thread_context = context.clone();
         std::thread::Builder::new()
             .name("reader".to_owned())
-            .spawn(move || {
+            .spawn(logging::inherit(move || {
                 let read = read(&thread_context, &slaves, position, target, &sender, news, quitted);
                 if let Err(e) = read {
                     // Nobody there to hear it: the feed was dropped.
                     sender.send(Err(e)).ok();
                 }
-            })
+            }))
             .map_err(|e| Error::new(Kind::Apply, "could not start a thread").source(e))?;
-        Ok(Feed { items, stop: context.stop.clone(), _quit: quit })
+        Ok(Feed { items, stop: context.stop.clone(), pulse, _quit: quit })
     }
 
     /// The next item; `None` when it does not come in time.
     pub fn next(&self, timeout: Duration) -> Result<Option<Item>> {
-        let received = select! {
-            recv(self.items) -> item => item.map_err(|_| RecvTimeoutError::Disconnected),
-            recv(self.stop.receiver()) -> _ => return Err(Error::new(Kind::Stopped, "asked to stop")),
-            default(timeout) => return Ok(None),
-        };
-        match received {
-            Ok(item) => item.map(Some),
-            Err(_) => Err(Error::new(Kind::Apply, "the reader ended without a word")),
-        }
+        self.pulse.asleep(timeout, || {
+            failpoint::hang("feed.next");
+            select! {
+                recv(self.items) -> item => match item {
+                    Ok(item) => item.map(Some),
+                    Err(_) => Err(Error::new(Kind::Apply, "the reader ended without a word")),
+                },
+                recv(self.stop.receiver()) -> _ => Err(Error::new(Kind::Stopped, "asked to stop")),
+                default(timeout) => Ok(None),
+            }
+        })
     }
 }
 
@@ -171,6 +191,7 @@ fn read(
         items,
         news,
         quit,
+        pulse: context.pulses.watch(&format!("reader of {}", names.join(", "))),
     };
     match (hub, master) {
         (Some(hub), Some(master)) => {
@@ -194,6 +215,7 @@ struct Reading<'a> {
     items: &'a Sender<Result<Item>>,
     news: Receiver<()>,
     quit: Receiver<()>,
+    pulse: Pulse,
 }
 
 impl Reading<'_> {
@@ -229,7 +251,7 @@ impl Reading<'_> {
     /// All there was has been read: waits until it is time to read again, or the seat is lost. False when the feed was
     /// dropped.
     fn rest(&mut self, moved: &Receiver<()>, seat: Option<&Seat>) -> Result<bool> {
-        let Reading { reader, rest, items, news, quit, .. } = self;
+        let Reading { reader, rest, items, news, quit, pulse, .. } = self;
         let mut told = false;
         loop {
             let step = rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))?;
@@ -246,12 +268,18 @@ impl Reading<'_> {
             if seat.is_some_and(|seat| !seat.rests(wait)) {
                 return Ok(true);
             }
-            select! {
-                recv(news) -> _ => rest.woken(),
-                recv(moved) -> _ => {}
-                recv(quit) -> _ => return Ok(false),
-                // What cannot notify (a prepared transaction) is found by the timer.
-                default(wait) => {}
+            let dropped = pulse.asleep(wait, || {
+                select! {
+                    recv(news) -> _ => rest.woken(),
+                    recv(moved) -> _ => {}
+                    recv(quit) -> _ => return true,
+                    // What cannot notify (a prepared transaction) is found by the timer.
+                    default(wait) => {}
+                }
+                false
+            });
+            if dropped {
+                return Ok(false);
             }
             let lost = seat.is_some_and(|seat| !seat.rests(Duration::ZERO));
             if lost || matches!(step, Step::Sleep(_)) {

@@ -68,8 +68,10 @@ impl Member {
         session.make_durable()?;
         let total = context.totals.of(&session.name);
         session.count_to(total.clone());
+        let teller = context.tellers.of(&session.name);
+        session.tell_to(teller.clone());
         let mut member = Member {
-            reporter: Reporter::new(&session.name, &position, total),
+            reporter: Reporter::new(&session.name, &position, total, teller),
             session,
             position,
             again: None,
@@ -385,6 +387,7 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
             continue;
         }
         report_last(control.as_mut(), name, Some(&e));
+        context.tellers.of(name).error(&e);
         drop(control);
         attempts += 1;
         if mode == Mode::Once && (e.kind() != Kind::Connection || attempts >= ONCE_ATTEMPTS) {
@@ -450,7 +453,7 @@ pub fn stand_by(context: &Context, control: &mut Control, slave: &str, mode: Mod
         if !std::mem::replace(&mut told, true) {
             log::info!("another agent serves {whom}: standing by");
         }
-        if context.stop.wait(STANDBY) {
+        if context.pulses.watch(slave).wait(&context.stop, STANDBY) {
             return Ok(false);
         }
     }

@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::follow::{report_last, stand_by, Ended, Member, Served, ONCE_ATTEMPTS};
+use crate::logging;
 use crate::pipeline::{guarded, Mode};
 use crate::plan::Window;
 use crate::position::{Position, Target};
@@ -103,6 +104,7 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
                 _ => report_last(control.as_mut(), name, Some(&error)),
             }
         }
+        context.tellers.of(slave.as_deref().unwrap_or_default()).error(&error);
         drop(control);
         attempts += 1;
         if mode == Mode::Once && (error.kind() != Kind::Connection || attempts >= ONCE_ATTEMPTS) {
@@ -264,7 +266,10 @@ fn lock_step(
             crew.commands.push(command);
             crew.names.push(session.name.clone());
             let (answer, stop) = (answer.clone(), &context.stop);
-            scope.spawn(move || work(session, number, &commands, &answer, stop));
+            let of_slave = context.scopes.of(&session.name);
+            scope.spawn(move || {
+                logging::within(of_slave, || work(session, number, &commands, &answer, stop));
+            });
         }
         let mut walk = Walk { control, crew, reporters, position, batch };
         let ended = walk.on(context, target)?;

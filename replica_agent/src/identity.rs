@@ -35,6 +35,11 @@ impl Identities {
         taken.insert(of_slave, name.to_owned());
         Ok(of_master)
     }
+
+    /// The slave's database is free for another slave.
+    pub fn forget(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, taken| taken != name);
+    }
 }
 
 fn identify(client: &mut Client) -> Result<Identity> {

@@ -16,9 +16,12 @@ fn main() -> ExitCode {
             return ExitCode::from(e.exit_code() as u8);
         }
     };
-    logging::start(cli.log_level());
+    logging::start(cli.asked());
     cli::run(&cli).unwrap_or_else(|e| {
-        writeln!(std::io::stderr(), "{}", e.report()).ok();
+        match logging::is_json() {
+            true => log::error!("{}", e.report()),
+            false => drop(writeln!(std::io::stderr(), "{}", e.report())),
+        }
         cli::exit_code(&e)
     })
 }

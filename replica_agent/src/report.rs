@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::position::Position;
 use crate::stages::Total;
+use crate::tell::Teller;
 
 /// One update a second and slave keeps `slave_status` fresh, and costs the master nothing that matters.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -37,20 +38,27 @@ pub enum State {
     Stopped,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
             State::Copying => "copying",
             State::CatchingUp => "catching up",
             State::Streaming => "streaming",
             State::Waiting => "waiting",
             State::Stopped => "stopped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 pub struct Reporter {
     slave: String,
+    teller: Teller,
     state: Option<State>,
     total: Total,
     /// Committed on the slave, not yet told to the master.
@@ -67,10 +75,11 @@ pub struct Reporter {
 
 impl Reporter {
     /// For a slave that stands at this position: its predecessor may have died before it could tell the master.
-    pub fn new(slave: &str, position: &Position, total: Total) -> Self {
+    pub fn new(slave: &str, position: &Position, total: Total, teller: Teller) -> Self {
         let now = Instant::now();
         Reporter {
             slave: slave.to_owned(),
+            teller,
             state: None,
             total,
             news: Some(position.clone()),
@@ -94,6 +103,7 @@ impl Reporter {
         }
         log::info!("slave \"{}\": {state}", self.slave);
         self.state = Some(state);
+        self.teller.state(state);
         self.write(control)
     }
 
@@ -121,6 +131,7 @@ impl Reporter {
 
     fn applied(&mut self, control: &mut Control, more: bool) -> Result<()> {
         self.applied_since_rotation = true;
+        self.teller.well();
         if !more {
             self.level(control)?;
         } else if self.last_level.elapsed() > BEHIND_FOR {
@@ -132,6 +143,7 @@ impl Reporter {
     /// Nothing more is there to read.
     pub fn level(&mut self, control: &mut Control) -> Result<()> {
         self.last_level = Instant::now();
+        self.teller.well();
         self.state(control, State::Streaming)
     }
 

@@ -15,6 +15,7 @@ use postgres_openssl::MakeTlsConnector;
 use crate::config::Slave;
 use crate::dsn::{Dsn, Host, SslMode};
 use crate::error::{Error, Kind, Result};
+use crate::logging;
 use crate::quote;
 use crate::tls::tls;
 use crate::wake::{Cancels, Stop};
@@ -134,12 +135,12 @@ impl Canceller {
 pub fn cancel_on_stop<T>(stop: &Stop, cancels: &Cancels, work: impl FnOnce() -> T) -> T {
     let (working, done) = crossbeam_channel::bounded::<()>(0);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        scope.spawn(logging::inherit(move || {
             crossbeam_channel::select! {
                 recv(done) -> _ => {}
                 recv(stop.receiver()) -> _ => cancels.cancel(),
             }
-        });
+        }));
         let result = work();
         drop(working);
         result
@@ -307,10 +308,10 @@ fn within(
     };
     let Some(limit) = dsn.connect_timeout else { return connect().map_err(Failure::Server) };
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    std::thread::spawn(move || {
+    std::thread::spawn(logging::inherit(move || {
         // Nobody listens any more when it took too long; then the connection is closed here.
         sender.send(connect()).ok();
-    });
+    }));
     match receiver.recv_timeout(limit) {
         Ok(connected) => connected.map_err(Failure::Server),
         Err(_) => Err(Failure::Timeout(limit)),

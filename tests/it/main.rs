@@ -34,6 +34,8 @@ mod stages; // where the time of a slave goes
 mod large; // values of many megabytes
 mod memory; // what the agent takes of it
 mod restart; // agent, master and slaves stop and come back
+mod alerts; // mail and programs are told what happens
+mod daemon; // several replications in one process, SIGHUP, systemd, logs
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave
 mod crash; // kill -9 between each two steps

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::cluster::{send_signal, tail};
@@ -13,6 +13,8 @@ use crate::wait;
 
 pub struct Agent {
     dir: PathBuf,
+    /// What --config names: agent.toml or, with several replications, the directory of their files.
+    config: PathBuf,
     process: Option<Child>,
 }
 
@@ -49,9 +51,30 @@ impl Finished {
 impl Agent {
     /// An agent that is not running yet, with this agent.toml.
     pub fn new(config: &str) -> Self {
-        let agent = Self { dir: keeper::subdir("agent"), process: None };
+        let dir = keeper::subdir("agent");
+        let agent = Self { config: dir.join("agent.toml"), dir, process: None };
         agent.configure(config);
         agent
+    }
+
+    /// An agent whose configuration is a directory of such files.
+    pub fn of_directory(files: &[(&str, &str)]) -> Self {
+        let dir = keeper::subdir("agent");
+        let agent = Self { config: dir.join("conf.d"), dir, process: None };
+        fs::create_dir(&agent.config).expect("own directory");
+        for (name, text) in files {
+            agent.write(name, text);
+        }
+        agent
+    }
+
+    /// Writes a file of the directory.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.config.join(name), text).expect("own directory");
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.config.join(name)).expect("a file that was written before");
     }
 
     /// Writes agent.toml anew.
@@ -60,7 +83,25 @@ impl Agent {
     }
 
     pub fn config_path(&self) -> PathBuf {
-        self.dir.join("agent.toml")
+        self.config.clone()
+    }
+
+    /// A directory for whatever a test wants to lay beside it; removed with the agent.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Sends a signal to the running agent.
+    pub fn signal(&self, name: &str) {
+        send_signal(self.pid(), name);
+    }
+
+    /// Sends SIGHUP and waits until the configuration was read again.
+    pub fn reload(&self) {
+        let reads = || self.log().matches("SIGHUP: the configuration was read again").count();
+        let before = reads();
+        self.signal("HUP");
+        wait::wait_for("the configuration to be read again", || (reads() > before).then_some(()));
     }
 
     /// Starts `run`.

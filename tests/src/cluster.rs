@@ -270,6 +270,6 @@ fn run_as() -> Option<String> {
 
 /// A port nobody listens on now. Another process may still take it before the server does; that is rare enough
 /// for the server's own message to do.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a loopback port").port()
 }

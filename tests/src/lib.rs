@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod keeper;
+pub mod smtp;
+pub mod service;
 pub mod wait;
 pub mod cluster;
 pub mod db;

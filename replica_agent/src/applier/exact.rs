@@ -10,6 +10,7 @@ use crate::bind::{as_dyn, params};
 use crate::conflict::{Conflict, Event};
 use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
+use crate::event::{Note, NOTES_MAX};
 use crate::failure::{self, failed_on, full_name};
 use crate::quote;
 use crate::reader::Transaction;
@@ -198,6 +199,9 @@ impl Applier {
         };
         self.conflicts += 1;
         self.recent += 1;
+        if self.noted.len() < NOTES_MAX {
+            self.noted.push(Note::new(&event, transaction));
+        }
         if self.recent <= REPORTS_MAX {
             log::warn!("slave \"{}\": {}", self.slave, event.report(transaction));
         }

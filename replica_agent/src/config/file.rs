@@ -8,18 +8,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::LevelFilter;
 use serde::Deserialize;
 
+use super::mail::{mail, FileMail, MAIL_KEYS};
 use super::mapping::{self, FileTable};
-use super::{invalid, within, Agent, Apply, CommitMode, Config, Initial, Master, Slave};
+use super::{invalid, within, Agent, Alerts, Apply, CommitMode, Config, Initial, Logging, Master, Slave};
 use crate::dsn::{nearest, Dsn};
 use crate::error::{Error, Result};
+use crate::logging::Format;
 
 pub(super) fn read(text: &str) -> Result<Config> {
     let table: toml::Table = text.parse().map_err(|e| bad_toml(text, &e))?;
     check_keys(&table)?;
     let file: File = toml::from_str(text).map_err(|e| bad_toml(text, &e))?;
+    let levels = file.slave.iter().filter_map(|slave| Some((slave.name.clone(), slave.log?.into())));
     Ok(Config {
+        logging: Logging {
+            format: file.agent.log_format,
+            level: file.agent.log.map(LevelFilter::from),
+            slaves: levels.collect(),
+        },
+        alerts: Alerts {
+            mail: file.mail.map(mail).transpose()?,
+            on_event: file.agent.on_event.clone().map(on_event).transpose()?,
+        },
         master: Master { dsn: Dsn::parse(&file.master.dsn).map_err(|e| within("dsn of the master", e))? },
         agent: agent(file.agent)?,
         slaves: file.slave.into_iter().map(slave).collect::<Result<_>>()?,
@@ -34,6 +47,29 @@ struct File {
     agent: FileAgent,
     #[serde(default)]
     slave: Vec<FileSlave>,
+    mail: Option<FileMail>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Error,
+    #[serde(alias = "warn")]
+    Warning,
+    Info,
+    Debug,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => LevelFilter::Error,
+            Level::Warning => LevelFilter::Warn,
+            Level::Info => LevelFilter::Info,
+            Level::Debug => LevelFilter::Debug,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -50,6 +86,9 @@ struct FileAgent {
     batch_bytes: usize,
     copy_jobs: usize,
     timer_seconds: f64,
+    log: Option<Level>,
+    log_format: Option<Format>,
+    on_event: Option<Vec<String>>,
 }
 
 impl Default for FileAgent {
@@ -64,6 +103,9 @@ impl Default for FileAgent {
             // One processor for each is what pays; more is for machines that have them.
             copy_jobs: 2,
             timer_seconds: 5.0,
+            log: None,
+            log_format: None,
+            on_event: None,
         }
     }
 }
@@ -88,17 +130,47 @@ struct FileSlave {
     table: Vec<FileTable>,
     #[serde(default = "yes")]
     sequences: bool,
+    log: Option<Level>,
 }
 
 fn yes() -> bool {
     true
 }
 
-const TOP_KEYS: &[&str] = &["master", "agent", "slave"];
+const TOP_KEYS: &[&str] = &["master", "agent", "slave", "mail"];
 const MASTER_KEYS: &[&str] = &["dsn"];
-const AGENT_KEYS: &[&str] = &["name", "commit", "batch_rows", "batch_bytes", "copy_jobs", "timer_seconds"];
-const SLAVE_KEYS: &[&str] =
-    &["name", "dsn", "initial", "schema", "two_phase", "apply", "sequences", "tables", "schemas", "table"];
+const AGENT_KEYS: &[&str] = &[
+    "name",
+    "commit",
+    "batch_rows",
+    "batch_bytes",
+    "copy_jobs",
+    "timer_seconds",
+    "log",
+    "log_format",
+    "on_event",
+];
+const SLAVE_KEYS: &[&str] = &[
+    "name",
+    "dsn",
+    "initial",
+    "schema",
+    "two_phase",
+    "apply",
+    "sequences",
+    "tables",
+    "schemas",
+    "table",
+    "log",
+];
+
+fn on_event(command: Vec<String>) -> Result<Vec<String>> {
+    match command.first().is_none_or(String::is_empty) {
+        true => Err(invalid("on_event in [agent] names no program")
+            .hint("Write it as a list: on_event = [\"/path/to/program\", \"argument\"].")),
+        false => Ok(command),
+    }
+}
 
 fn agent(file: FileAgent) -> Result<Agent> {
     let positive = |key: &str, value: usize| match value {
@@ -139,7 +211,7 @@ fn bad_toml(text: &str, e: &toml::de::Error) -> Error {
 
 fn check_keys(table: &toml::Table) -> Result<()> {
     known_keys(table, TOP_KEYS, "at the top level")?;
-    for (name, keys) in [("master", MASTER_KEYS), ("agent", AGENT_KEYS)] {
+    for (name, keys) in [("master", MASTER_KEYS), ("agent", AGENT_KEYS), ("mail", MAIL_KEYS)] {
         match table.get(name) {
             Some(toml::Value::Table(inner)) => known_keys(inner, keys, &format!("in [{name}]"))?,
             Some(_) => {

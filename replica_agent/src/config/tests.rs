@@ -40,6 +40,31 @@ fn everything_can_be_set() {
 }
 
 #[test]
+fn slaves_may_be_louder_than_their_agent() {
+    let text = format!("{MASTER}[agent]\nlog = \"warn\"\nlog_format = \"json\"\n{SLAVE}log = \"debug\"\n");
+    let logging = Config::parse(&text).unwrap().logging;
+    assert_eq!(logging.level, Some(LevelFilter::Warn));
+    assert_eq!(logging.format, Some(Format::Json));
+    assert_eq!(logging.slaves, BTreeMap::from([("reports".to_owned(), LevelFilter::Debug)]));
+}
+
+#[test]
+fn mail_passwords_are_not_shown() {
+    let mail =
+        "[mail]\nserver = \"m\"\nfrom = \"a@b.c\"\nto = \"d@e.f\"\nuser = \"u\"\npassword = \"TOPSECRET\"\n";
+    let config = Config::parse(&format!("{MASTER}{SLAVE}{mail}")).unwrap();
+    assert_eq!(config.alerts.mail.as_ref().map(|mail| mail.port), Some(587));
+    assert!(!format!("{config:?}").contains("TOPSECRET"));
+    let without_user = mail.replace("user = \"u\"\n", "");
+    fails(&format!("{MASTER}{SLAVE}{without_user}"), "[mail] has a password and no user", "");
+    fails(
+        &format!("{MASTER}[agent]\non_event = []\n{SLAVE}"),
+        "on_event in [agent] names no program",
+        "list",
+    );
+}
+
+#[test]
 fn errors() {
     let both = |more: &str| format!("{MASTER}{more}{SLAVE}");
     let slave = |more: &str| format!("{MASTER}{SLAVE}{more}");

@@ -15,6 +15,7 @@ use super::table::{copy_table, Manner, Target};
 use super::{CapturedTable, CopiedTable};
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
+use crate::logging;
 use crate::session;
 use crate::wake::{Cancels, Stop};
 
@@ -60,7 +61,7 @@ impl Crew<'_> {
         };
         std::thread::scope(|scope| {
             for _ in 1..workers {
-                scope.spawn(|| work.help());
+                scope.spawn(logging::inherit(|| work.help()));
             }
             work.run(master, slave);
         });

@@ -68,11 +68,13 @@ impl Reading<'_> {
 
     /// False when the feed was dropped.
     fn wait(&self, moved: &Receiver<()>) -> bool {
-        select! {
-            recv(moved) -> _ => true,
-            recv(self.quit) -> _ => false,
-            default(PATIENCE) => true,
-        }
+        self.pulse.asleep(PATIENCE, || {
+            select! {
+                recv(moved) -> _ => true,
+                recv(self.quit) -> _ => false,
+                default(PATIENCE) => true,
+            }
+        })
     }
 
     /// Reads for all who stand here, and rests when there is nothing, until the seat is lost or our own slave is slow.
