@@ -17,10 +17,13 @@ writable() {
     [ -w "$path" ]
 }
 sudo=
-for directory in "$prefix/bin" "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
+for directory in "$prefix/bin" "$prefix/share/man/man8" "$prefix/lib/systemd/system" "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
     writable "$directory" || sudo=sudo
 done
 # A library that running servers have mapped must not be written to: a new file takes its place.
 $sudo cp -R --remove-destination --no-preserve=ownership "$tree/extension/." /
 $sudo install -D -m 755 "$tree/replica_agent" "$prefix/bin/replica_agent"
-echo "installed: extension pyreplica in $("$pg_config" --sharedir)/extension, agent in $prefix/bin/replica_agent"
+$sudo install -D -m 644 "$tree/replica_agent.8" "$prefix/share/man/man8/replica_agent.8"
+sed "s|@PREFIX@|$prefix|" packaging/pyreplica.service >"$tree/pyreplica.service"
+$sudo install -D -m 644 "$tree/pyreplica.service" "$prefix/lib/systemd/system/pyreplica.service"
+echo "installed: extension pyreplica in $("$pg_config" --sharedir)/extension, agent in $prefix/bin/replica_agent, unit in $prefix/lib/systemd/system/pyreplica.service"
