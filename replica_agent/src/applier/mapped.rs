@@ -104,7 +104,8 @@ impl Applier {
                 for row in rows {
                     arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
                 }
-                return Ok(work.execute(client, relation, &statement, &arrays, count)? || !counts);
+                work.execute(client, relation, &statement, &arrays, count)?;
+                return Ok(true);
             }
         }
         for row in rows {
