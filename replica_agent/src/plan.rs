@@ -81,9 +81,19 @@ pub struct TablePlan {
     pub relation: RelationInfo,
     /// The least and the greatest transaction of the window that changed it.
     pub xids: (Xid, Xid),
+    pub lost: Lost,
     pub deletes: Vec<Key>,
     pub updates: Vec<UpdateGroup>,
     pub inserts: Vec<Row>,
+}
+
+/// What the net effect does not show: it matters to a slave that does not take every operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// A row that the window inserts, or updates, and deletes.
+    pub before_delete: bool,
+    /// A row that the window inserts, and updates.
+    pub before_update: bool,
 }
 
 /// Updates of the same columns.

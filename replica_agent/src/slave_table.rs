@@ -7,7 +7,8 @@ use postgres::{Client, GenericClient, Row};
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
 use crate::failure::failed_on;
-use crate::mapping::{Mapping, Name, Rule};
+use crate::mapping::{Mapping, Name, Operations, Rule};
+use crate::plan::Lost;
 use crate::quote;
 
 /// A column of a slave's table.
@@ -55,6 +56,15 @@ impl SlaveTable {
     /// Are changes to be put in another form than with other names?
     pub fn is_transformed(&self) -> bool {
         self.rule.as_ref().is_some_and(|rule| rule.is_transform())
+    }
+
+    /// Is something not shown that a table is to take which does not take what came later?
+    pub fn lacks(&self, lost: Lost) -> bool {
+        let Some(rule) = &self.rule else { return false };
+        let Operations { update, delete, .. } = rule.operations;
+        // An update may move a row out of the filter, where it would be kept.
+        let kept = lost.before_delete || lost.before_update && rule.row_filter.is_some();
+        !delete && kept || !update && lost.before_update
     }
 
     /// The column that takes what the master has in the column of this name.

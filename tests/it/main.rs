@@ -28,6 +28,7 @@ mod conflicts; // rows on a slave that are not what a change expects
 mod setwise; // many changes at once, as their net effect
 mod mapping; // tables, schemas and columns that a slave has under other names, or has not
 mod transforms; // rows that a slave keeps in another form
+mod transform_history; // random histories of such rows, against a view
 mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
 mod stages; // where the time of a slave goes

@@ -1,5 +1,6 @@
 //! Rows that a slave keeps in another form: computed values, a row filter, operations left out.
 
+use pyreplica_tests::doc::example;
 use pyreplica_tests::trio::{Setup, Trio};
 
 const PEOPLE: &str = "create table people (id int primary key, name text, mail text, born date)";
@@ -141,6 +142,12 @@ fn deleted_rows_are_kept() {
         assert_eq!(trio.slaves[0].value(kept), "100|16");
         trio.agent.run(&["verify"]).expect_code(0);
         assert_eq!(trio.conflicts(0), [""; 0]);
+        // What the master does at once arrives as it would have one by one.
+        trio.master.run("insert into people values (900, 'nine', 'old'); update people set mail = 'new' where id = 900; delete from people");
+        once(&trio);
+        assert_eq!(trio.slaves[0].value(kept), "101|17");
+        trio.master.run("insert into people values (6, 'six', 'other')");
+        trio.once().expect_code(0);
         trio.slaves[0].run("update people set mail = 'mine' where id = 6");
         trio.agent.run(&["verify"]).expect_code(1).expect_text(&["(id)=(6): differs in mail"]);
     }
@@ -228,4 +235,28 @@ fn a_bad_expression_is_found_before_anything_is_applied() {
         trio.once().expect_code(1).expect_text(&[error, hint]);
         assert_eq!(trio.slaves[0].rows("select * from pyreplica_agent.copied_table"), [""; 0], "{lines}");
     }
+}
+
+#[test]
+fn the_documented_mapping_does_what_it_says() {
+    let slave = example("transforms.md", "slave");
+    let lines = [example("transforms.md", "tables"), example("transforms.md", "clients")].concat();
+    let trio = Setup::new(&example("transforms.md", "master"))
+        .slave_schema(&slave)
+        .slaves(1)
+        .slave_line(&lines)
+        .build();
+    trio.agent.run(&["check"]).expect_code(0);
+    trio.once().expect_code(0);
+    trio.master.run(
+        "insert into customers values (1, 'Ann Lee', 'ann@x', 'EU'), (2, 'Bob Roy', 'bob@x', 'US');
+         insert into orders values (1000, 1, 9.90), (1001, 1, 10), (1002, 2, 11); insert into audit_login values (1, 'ann');
+         update customers set name = 'Ann May' where id = 1; update orders set total = 12; delete from orders where id = 1002",
+    );
+    trio.once().expect_code(0);
+    let clients = "select id, first_name, last_name, mail, region, source from crm.clients order by id";
+    let should = "select id, split_part(name, ' ', 1), split_part(name, ' ', 2), md5(mail), region, 'shop' from customers order by id";
+    assert_eq!(trio.slaves[0].rows(clients), trio.master.rows(should));
+    assert_eq!(trio.slaves[0].rows("select no, total from shop.orders order by no"), ["1001|12", "1002|12"]);
+    trio.agent.run(&["verify"]).expect_code(0);
 }

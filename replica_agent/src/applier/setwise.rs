@@ -127,7 +127,7 @@ impl Applier {
                 return Ok(None);
             }
             let slave = Arc::clone(&self.tables[&name]);
-            if slave.one_by_one {
+            if slave.one_by_one || slave.lacks(table.lost) {
                 return Ok(None);
             }
             targets.push(Target { table, relation, slave });

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use hashbrown::hash_table::Entry as Slot;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::{Cell, Key, Place, Plan, RelationInfo, Row, TablePlan, Update, UpdateGroup, NULL};
+use super::{Cell, Key, Lost, Place, Plan, RelationInfo, Row, TablePlan, Update, UpdateGroup, NULL};
 use crate::decode::{Change, Changed, Decoder, Value};
 use crate::position::Xid;
 use crate::reader::Chunk;
@@ -33,6 +33,7 @@ struct Met {
     info: RelationInfo,
     name: u32,
     xids: (Xid, Xid),
+    lost: Lost,
 }
 
 struct Entry {
@@ -125,7 +126,12 @@ impl NetEffect {
                         self.names.len() - 1
                     });
                     let info = RelationInfo::of(relation);
-                    self.relations.push(Met { info, name: name as u32, xids: (xid, xid) });
+                    self.relations.push(Met {
+                        info,
+                        name: name as u32,
+                        xids: (xid, xid),
+                        lost: Lost::default(),
+                    });
                     self.by_oid.insert(relation.oid, self.relations.len() - 1);
                     self.relations.len() - 1
                 }
@@ -152,6 +158,7 @@ impl NetEffect {
             Some(number) => {
                 let entry = &mut self.entries[number];
                 self.odd |= entry.relation != relation as u32;
+                self.relations[relation].lost.before_delete = true;
                 entry.net = match entry.net {
                     Net::Update { key, .. } => Net::Delete { key },
                     _ => Net::Nothing,
@@ -216,7 +223,11 @@ impl NetEffect {
     /// One more update of a row that was inserted or updated before.
     fn change_again(&mut self, source: Source, number: usize, changed: &[Changed], row: Option<&[Value]>) {
         match self.entries[number].net {
-            Net::Insert { row } => self.change_row(source, row, changed),
+            Net::Insert { row } => {
+                let relation = self.entries[number].relation as usize;
+                self.relations[relation].lost.before_update = true;
+                self.change_row(source, row, changed);
+            }
             Net::Update { key, cells, count, row: known } => {
                 let row = match (known, row) {
                     (Some(known), _) => {
@@ -350,6 +361,7 @@ impl NetEffect {
             .map(|met| TablePlan {
                 relation: met.info,
                 xids: met.xids,
+                lost: met.lost,
                 deletes: Vec::new(),
                 updates: Vec::new(),
                 inserts: Vec::new(),

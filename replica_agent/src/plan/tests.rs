@@ -199,6 +199,23 @@ fn a_hot_row_is_written_once() {
 }
 
 #[test]
+fn what_the_net_effect_does_not_show_is_said() {
+    let lost = |ops: &[Op]| {
+        let (mut payload, mut model) = (Payload::new(), Model::from([(1, [1, 1])]));
+        ops.iter().for_each(|op| payload.run(op, &mut model));
+        let mut planner = Planner::default();
+        planner.add(chunk(payload.0, 1)).unwrap();
+        let Lost { before_delete, before_update } = planner.finish(None).plan.unwrap().tables[0].lost;
+        (before_delete, before_update)
+    };
+    let update = |key| Op::Update(key, Some(2), None);
+    assert_eq!(lost(&[Op::Insert(3, [1, 1]), update(1), Op::Delete(4)]), (false, false));
+    assert_eq!(lost(&[Op::Insert(3, [1, 1]), Op::Delete(3)]), (true, false));
+    assert_eq!(lost(&[update(1), Op::Delete(1)]), (true, false));
+    assert_eq!(lost(&[Op::Insert(3, [1, 1]), update(3)]), (false, true));
+}
+
+#[test]
 fn what_makes_no_sense_has_no_plan() {
     let mut twice = Payload::new();
     twice.run(&Op::Insert(3, [1, 1]), &mut Model::new());
