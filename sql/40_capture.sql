@@ -88,6 +88,7 @@ begin
     execute format('alter trigger %I on %s depends on extension pyreplica', trigger_name, rel);
     perform pyreplica.attach_truncate(t.relid) from pg_partition_tree(rel) t
     union all select pyreplica.attach_truncate(rel) where not exists (select from pg_partition_tree(rel));
+    perform pyreplica.keep_firing();
 end $$;
 
 -- TRUNCATE fires statement triggers only, which partitions do not inherit: each partition gets its own.
@@ -148,7 +149,7 @@ end $$;
 
 -- Keeps captured tables captured when their definition changes: triggers that sort before ours, and partitions
 -- attached, created or detached later. Row triggers come and go with partitions, those for TRUNCATE are ours to add
--- and drop.
+-- and drop. What a restored dump says of how they fire is what the node was that was dumped.
 create function pyreplica.follow_ddl() returns event_trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -172,11 +173,14 @@ begin
     loop
         execute format('drop trigger %I on %s', orphan.tgname, orphan.relation);
     end loop;
+    perform pyreplica.keep_firing();
 end $$;
 
 create event trigger pyreplica_follow_ddl on ddl_command_end
     when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER')
     execute function pyreplica.follow_ddl();
+-- Agents run queued statements as replicas.
+alter event trigger pyreplica_follow_ddl enable always;
 
 create function pyreplica.add_table(relation regclass) returns void
     strict language c as 'MODULE_PATHNAME', 'add_table_wrapper';

@@ -22,7 +22,7 @@ use crate::pg::session::{self, Pinned};
 use crate::pg::trigger::{Call, Event};
 use crate::pg::tuple::Row;
 use crate::pg::xact;
-use crate::{error, guc};
+use crate::{error, guc, origin};
 
 /// How long a session goes on with a chunk table, in microseconds: to look is a tenth of what capture costs a small
 /// transaction, and who never looked would keep rotation from coming round.
@@ -392,7 +392,7 @@ impl Capture {
             xid: heap::transaction_id(),
             ts,
             asynchronous: session::commits_asynchronously(),
-            origin: guc::origin(),
+            origin: origin::of_session(),
             username: session::role_name(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use crate::pg::session;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// On whose behalf the session writes; every chunk carries it.
@@ -17,7 +18,7 @@ static MAX_LOG_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub fn register() {
     GucRegistry::define_string_guc(
         c"pyreplica.origin",
-        c"Name of the node on whose behalf the session writes.",
+        c"On whose behalf the session writes: the nodes that its changes have been through, or any word.",
         c"Every logged change carries it. Empty for changes made here.",
         &ORIGIN,
         GucContext::Userset,
@@ -52,6 +53,12 @@ pub fn max_log_bytes() -> i64 {
 
 pub fn buffer_size() -> usize {
     BUFFER_SIZE_KB.get() as usize * 1024
+}
+
+/// Whether there is an origin; asked for every row.
+#[inline]
+pub fn has_origin() -> bool {
+    session::has_text(&ORIGIN)
 }
 
 /// In the encoding of the database; None when it is not set.

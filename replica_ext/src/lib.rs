@@ -6,6 +6,7 @@
 
 mod guc;
 mod error;
+mod origin;
 
 mod pg;
 mod capture;
@@ -29,11 +30,13 @@ use pgrx::prelude::*;
 extension_sql_file!("../../sql/10_schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../../sql/20_log.sql", name = "log", requires = ["schema"]);
 extension_sql_file!("../../sql/30_position.sql", name = "position", requires = ["log"]);
-extension_sql_file!("../../sql/40_capture.sql", name = "capture", requires = ["position"]);
+extension_sql_file!("../../sql/35_node.sql", name = "node", requires = ["position"]);
+extension_sql_file!("../../sql/40_capture.sql", name = "capture", requires = ["node"]);
 extension_sql_file!("../../sql/50_agent.sql", name = "agent", requires = ["capture"]);
 extension_sql_file!("../../sql/60_replica_log.sql", name = "replica_log", requires = ["agent"]);
 extension_sql_file!("../../sql/70_sequence.sql", name = "sequence", requires = ["replica_log"]);
-extension_sql_file!("../../sql/90_grants.sql", name = "grants", requires = ["sequence"], finalize);
+extension_sql_file!("../../sql/75_spread_sequences.sql", name = "spread_sequences", requires = ["sequence"]);
+extension_sql_file!("../../sql/90_grants.sql", name = "grants", requires = ["spread_sequences"], finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::pg_sys;
+use pgrx::{pg_sys, GucSetting};
 
 use super::{undeclared, unguarded};
 
@@ -13,6 +13,35 @@ const CHANNEL: &CStr = c"replicas";
 pub fn commits_asynchronously() -> bool {
     // SAFETY: a plain int that only this thread writes.
     unsafe { pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 }
+}
+
+/// `session_replication_role` is replica: the session applies what was changed elsewhere.
+#[inline]
+pub fn is_replica() -> bool {
+    // SAFETY: a plain int that only this thread writes.
+    unsafe { pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32 }
+}
+
+/// Whether a setting holds more than an empty string.
+#[inline]
+pub fn has_text(setting: &GucSetting<Option<CString>>) -> bool {
+    // SAFETY: guc.c keeps NULL or a C string there, and only this thread writes it.
+    unsafe {
+        let value = *setting.as_ptr();
+        !value.is_null() && *value != 0
+    }
+}
+
+/// Whether the current role is an agent's (pyreplica.allow_agent).
+pub fn is_agent() -> bool {
+    let Some(schema) = schema_oid("pyreplica") else { return false };
+    // SAFETY: C strings and oids; what is not found, or dropped meanwhile, gives no right.
+    unsafe {
+        let slave = pg_sys::get_relname_relid(c"slave".as_ptr(), schema);
+        slave != pg_sys::InvalidOid
+            && pg_sys::pg_class_aclcheck(slave, pg_sys::GetUserId(), pg_sys::ACL_INSERT.into())
+                == pg_sys::AclResult::ACLCHECK_OK
+    }
 }
 
 /// Depth of nested subtransactions; 1 is the transaction itself.

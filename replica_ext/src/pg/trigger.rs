@@ -6,8 +6,9 @@ use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
 use pgrx::{pg_guard, PgSqlErrorCode};
 
 use super::relation::{self, Description, Values};
+use super::session;
 use super::tuple::{self, Row};
-use crate::{capture, error};
+use crate::{capture, error, guc, origin};
 
 /// A call of a row or statement trigger, valid until it returns.
 pub struct Call<'a>(&'a pg_sys::TriggerData);
@@ -35,6 +36,14 @@ impl Call<'_> {
     pub fn relation_oid(&self) -> Oid {
         // SAFETY: the relation is open for the duration of the call (trigger protocol).
         unsafe { (*self.0.tg_relation).rd_id }
+    }
+
+    /// Nearly every session writes in its own name.
+    #[inline]
+    fn is_logged(&self) -> bool {
+        // SAFETY: the trigger is valid for the duration of the call.
+        let always = || unsafe { (*self.0.tg_trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8 };
+        !(session::is_replica() || guc::has_origin()) || origin::is_logged(always())
     }
 
     /// The table as the log names it: a partition under the name of the table that was added.
@@ -176,7 +185,9 @@ finfo!(pg_finfo_pyreplica_log_statement);
 pub unsafe extern "C-unwind" fn pyreplica_log_change(fcinfo: FunctionCallInfo) -> Datum {
     // SAFETY: PostgreSQL called with this fcinfo.
     let call = unsafe { call(fcinfo, pg_sys::TRIGGER_EVENT_ROW, "pyreplica.log_change()") };
-    capture::log_change(&call);
+    if call.is_logged() {
+        capture::log_change(&call);
+    }
     Datum::null()
 }
 
@@ -187,7 +198,9 @@ pub unsafe extern "C-unwind" fn pyreplica_log_change(fcinfo: FunctionCallInfo) -
 pub unsafe extern "C-unwind" fn pyreplica_log_truncate(fcinfo: FunctionCallInfo) -> Datum {
     // SAFETY: PostgreSQL called with this fcinfo.
     let call = unsafe { call(fcinfo, 0, "pyreplica.log_truncate()") };
-    capture::log_truncate(&call);
+    if call.is_logged() {
+        capture::log_truncate(&call);
+    }
     Datum::null()
 }
 
