@@ -20,10 +20,11 @@ export PG_CONFIG BENCH ONLY RESULTS
 DEBIAN_PG_CONFIG = /usr/lib/postgresql/15/bin/pg_config
 TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))
 
-.PHONY: help demo test check bench bench-peers deps install package
+.PHONY: help demo demo-multimaster test check bench bench-peers deps install package
 
 help:
 	@echo 'make demo      from nothing to a verified replication of a running workload, on private servers'
+	@echo 'make demo-multimaster   two nodes that are written to at the same time, and end equal'
 	@echo 'make test      all tests, on private servers'
 	@echo 'make check     format, lints, instruction counts and the tests that need no server'
 	@echo 'make bench     what writers pay, and how fast slaves follow (BENCH=capture_overhead ONLY="update slony" ROUNDS=5)'
@@ -33,7 +34,10 @@ help:
 	@echo 'make deps      what demo and test install: Debian packages, cargo-pgrx'
 
 demo: deps
-	@scripts/with-postgres.sh scripts/demo.sh
+	@scripts/with-postgres.sh scripts/demo.sh demo
+
+demo-multimaster: deps
+	@scripts/with-postgres.sh scripts/demo.sh demo_multimaster
 
 test: deps
 	@scripts/with-postgres.sh scripts/test.sh $(TEST)

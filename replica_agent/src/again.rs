@@ -30,6 +30,7 @@ use crate::failpoint;
 use crate::feed::Context;
 use crate::follow::{Ended, Member};
 use crate::logging;
+use crate::node::Route;
 use crate::pipeline::guarded;
 use crate::position::Position;
 use crate::session;
@@ -220,6 +221,7 @@ fn copy_aside(context: &Context, slave: &str, table: CapturedTable, quit: &Stop)
     let slave = config.slave(slave)?;
     let mut master = session::connect_master(&config.master.dsn, "copy")?;
     let mut client = session::connect_slave(slave)?;
+    Route::find(&mut master, &mut client, &slave.name)?;
     let _cancelable = (cancels.add(&config.master.dsn, &master)?, cancels.add(&slave.dsn, &client)?);
     let crew = Crew { config, slave, stop: quit, cancels };
     let (mut copied, result) = crew.copy(&mut master, &mut client, vec![table], Manner::Aside);

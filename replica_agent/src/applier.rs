@@ -12,6 +12,7 @@ use postgres::types::Type;
 use postgres::{Client, Statement};
 
 use crate::bind::param_type;
+use crate::config::{InsertExists, Slave, UpdateDiffers};
 use crate::decode::{Change, Column, Decoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::event::Note;
@@ -19,6 +20,7 @@ use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::mapping::{Mapping, Name};
 use crate::own_types::OwnTypes;
 use crate::reader::{Chunk, Transaction};
+use crate::retry;
 use crate::set_statement::ArrayTypes;
 use crate::skip::{self, Skips, WHOLE};
 use crate::slave_table::{describe, SlaveTable};
@@ -32,6 +34,7 @@ pub use setwise::CarriedOut;
 mod exact;
 mod large;
 mod mapped;
+mod rivals;
 mod setwise;
 mod truncate;
 
@@ -53,11 +56,23 @@ pub enum Applied {
     },
 }
 
+/// The slave logs what is applied, for slaves of its own.
+pub struct Forwards {
+    /// Under which it does.
+    pub origin: String,
+    /// The session may keep it from doing so.
+    pub replica: bool,
+}
+
 pub struct Applier {
     agent: String,
     slave: String,
+    /// As it is in the transaction at hand.
+    pub forwards: Option<Forwards>,
     mapping: Arc<Mapping>,
     skips: Skips,
+    insert_exists: InsertExists,
+    update_differs: UpdateDiffers,
     statements: HashMap<Vec<u8>, Statement>,
     /// For many rows; `None` where they go one by one.
     set_statements: HashMap<Vec<u8>, Option<Statement>>,
@@ -86,12 +101,15 @@ pub struct Applier {
 }
 
 impl Applier {
-    pub fn new(agent: &str, slave: &str, mapping: &Arc<Mapping>, skips: Skips) -> Self {
+    pub fn new(agent: &str, slave: &Slave, skips: Skips) -> Self {
         Applier {
             skips,
             agent: agent.to_owned(),
-            slave: slave.to_owned(),
-            mapping: Arc::clone(mapping),
+            slave: slave.name.clone(),
+            forwards: None,
+            mapping: Arc::clone(&slave.mapping),
+            insert_exists: slave.insert_exists,
+            update_differs: slave.update_differs,
             statements: HashMap::new(),
             set_statements: HashMap::new(),
             arrays: ArrayTypes::new(),
@@ -399,7 +417,16 @@ impl Applier {
             log::debug!("slave \"{}\": could not roll back: {rollback}", self.slave);
             return failure::place_only(e, transaction);
         }
-        Failed { decoder, change, transaction }.explain(client, &self.agent, &self.slave, e)
+        let mut rivals = 0;
+        if let (Change::Insert { relation, row }, Some(state)) = (change, e.sqlstate()) {
+            if retry::is_insert_exists(state) {
+                rivals = self.count_rivals(client, decoder.relation(*relation), row).unwrap_or_else(|e| {
+                    log::debug!("slave \"{}\": {e:#}", self.slave);
+                    0
+                });
+            }
+        }
+        Failed { decoder, change, transaction, rivals }.explain(client, &self.agent, &self.slave, e)
     }
 }
 

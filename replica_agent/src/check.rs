@@ -13,6 +13,7 @@ use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::log_columns::LogColumn;
+use crate::node::Route;
 use crate::quote;
 use crate::schema;
 use crate::sequences::{self, Bounds, Moved};
@@ -109,6 +110,9 @@ pub(crate) struct MasterFacts {
     /// Of the tables, in their order.
     pub columns: Vec<Vec<LogColumn>>,
     pub sequences: Vec<(Moved, Bounds)>,
+    pub route: Route,
+    /// Nodes whose changes it has to give.
+    pub sources: Vec<String>,
 }
 
 /// Which database of which server a session is in.
@@ -334,7 +338,9 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
     }
     let columns = check_mapping::read_columns(master, &tables)?;
     let sequences = if lacking.is_empty() { sequences::on_master(master, None)? } else { Vec::new() };
-    Ok(Some(MasterFacts { server, tables, shapes, columns, sequences }))
+    let route = Route::from(master)?;
+    let sources = route.sources(master)?;
+    Ok(Some(MasterFacts { server, tables, shapes, columns, sequences, route, sources }))
 }
 
 #[cfg(test)]

@@ -66,6 +66,15 @@ pub(crate) fn check(
         );
         return Ok(server);
     }
+    let mut route = facts.route.clone();
+    route.find_slave(client, &slave.name).unwrap_or_else(|e| report.failed(&e));
+    let other_ways = route.other_ways(client, config.agent_name(), &slave.name, &facts.sources);
+    for (node, agents) in other_ways.map_err(failed)? {
+        report.warning(
+            format!("{at}: changes made on node \"{node}\" come by agent {agents} as well"),
+            "Unless they are of different tables they come twice: let only one of the two masters forward them.",
+        );
+    }
     // UTF8 takes every character and SQL_ASCII every byte; but not every byte is a character.
     let (theirs, ours) = (facts.server.encoding.as_str(), server.encoding.as_str());
     if theirs != ours && (theirs == "SQL_ASCII" || !matches!(ours, "UTF8" | "SQL_ASCII")) {

@@ -28,15 +28,17 @@
 //! number, in a group neither prepared nor decided. `begin` gives up waiting for the row after a second; the next
 //! session's recovery then settles what holds it.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use postgres::{Client, SimpleQueryMessage, Statement};
 
-use crate::applier::{Applied, Applier, CarriedOut};
+use crate::applier::{Applied, Applier, CarriedOut, Forwards};
 use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::identity::Identity;
+use crate::identity::Admitted;
+use crate::node::Route;
 use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
@@ -77,6 +79,13 @@ pub struct SlaveSession {
     /// Of the last batch committed, or at hand and prepared.
     pub batch: i64,
     agent: String,
+    route: Route,
+    /// Triggers and foreign keys of the slave rest.
+    replica: bool,
+    /// Nodes that are noted as having made changes that came here.
+    sources: HashSet<String>,
+    /// In the transaction at hand, or the last one, the slave logged what was applied.
+    forwards: bool,
     two_phase: bool,
     /// No crash of the slave can undo what is committed.
     durable: bool,
@@ -108,10 +117,10 @@ impl SlaveSession {
         slave: &Slave,
         agent: &str,
         cancels: &Cancels,
-        admit: impl FnOnce(&mut Client) -> Result<Identity>,
+        admit: impl FnOnce(&mut Client) -> Result<Admitted>,
     ) -> Result<Self> {
         let mut client = session::connect_slave(slave)?;
-        let master = admit(&mut client)?;
+        let Admitted { master, route } = admit(&mut client)?;
         let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
         take_over(&mut client, agent, name, &master)?;
@@ -124,9 +133,9 @@ impl SlaveSession {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
             })?;
         }
-        let net = slave.apply == Apply::Net
-            && session::is_replica(&mut client)
-                .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
+        let replica = session::is_replica(&mut client)
+            .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
+        let net = slave.apply == Apply::Net && replica;
         if net {
             session::plan_by_index(&mut client).map_err(|e| {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
@@ -136,25 +145,31 @@ impl SlaveSession {
             Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
         })?;
         let skips = Skips::load(&mut client, agent, name)?;
-        Ok(SlaveSession {
+        let mut session = SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
             client,
             name: name.clone(),
             sequences: slave.sequences.then(|| Follower::new(name, &slave.mapping)),
             batch: 0,
             agent: agent.to_owned(),
+            route,
+            replica,
+            sources: HashSet::new(),
+            forwards: false,
             two_phase: slave.two_phase,
             durable: slave.two_phase,
             net,
             savepoint: false,
-            applier: Applier::new(agent, name, &slave.mapping, skips),
+            applier: Applier::new(agent, slave, skips),
             mover,
             timeline: 0,
             phase: Phase::Idle,
             stages: Stages::default(),
             total: Total::default(),
             _cancelable: cancelable,
-        })
+        };
+        session.note_source(None)?;
+        Ok(session)
     }
 
     /// Reads the position; `None` before the first start.
@@ -230,18 +245,20 @@ impl SlaveSession {
         self.stages.seconds.apply += began.elapsed().as_secs_f64();
         self.stages.spent(window.spent);
         if let Some(end) = &window.end {
-            self.stages.transactions = end.transactions as u64;
-            self.stages.rows = end.changes as u64;
+            self.stages.transactions += end.transactions as u64;
+            self.stages.rows += end.changes as u64;
         }
         Ok(applied)
     }
 
     fn apply_window(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
-        if window.chunks.is_empty() && window.large.is_none() {
+        let empty = window.chunks.is_empty() && window.large.is_none();
+        if empty || self.route.leads_back(window.origin()) {
             return Ok(Applied::Done);
         }
         let first = self.phase == Phase::Idle;
-        self.begin()?;
+        self.begin(window.origin())?;
+        self.note_source(window.origin())?;
         if let Some(plan) =
             window.plan.as_ref().filter(|_| self.net && !self.applier.sets_aside_any_of(&window.chunks))
         {
@@ -262,6 +279,30 @@ impl SlaveSession {
             Err(_) => self.let_go(),
         }
         applied
+    }
+
+    /// What comes by two ways comes twice, and shows as conflicts: so it is told where the second one begins.
+    fn note_source(&mut self, origin: Option<&str>) -> Result<()> {
+        let (node, master) = (self.route.source(origin), self.route.master());
+        if self.sources.contains(node) {
+            return Ok(());
+        }
+        let others: Option<String> = self
+            .client
+            .query_one(include_str!("sql/note_source.sql"), &[&self.agent, &self.name, &master, &node])
+            .map_err(|e| {
+                Error::from_pg(format!("could not note whose changes come to slave \"{}\"", self.name), e)
+            })?
+            .get(0);
+        if let Some(others) = others {
+            log::warn!(
+                "slave \"{}\": changes made on node \"{node}\" come by agent {others} as well: unless they are of \
+                 different tables they come twice",
+                self.name
+            );
+        }
+        self.sources.insert(node.to_owned());
+        Ok(())
     }
 
     /// Applies the net effect of a window; false when that cannot be, and then the transaction is where it was before.
@@ -294,7 +335,7 @@ impl SlaveSession {
         }
         if first {
             self.rollback()?;
-            self.begin()?;
+            self.begin(window.origin())?;
         } else {
             self.run("rollback to savepoint a_window")?;
         }
@@ -309,29 +350,47 @@ impl SlaveSession {
 
     /// Who holds the position row may have prepared a batch since recovery looked: the wait is short, and trying again
     /// (55P03) looks again.
-    fn begin(&mut self) -> Result<()> {
+    ///
+    /// At a node the transaction is held to be of the origin of its first window. That is so where it is asked for:
+    /// as long as the slave forwards, which `pyreplica.forward` does not change within a transaction, each ends where
+    /// the origin changes.
+    fn begin(&mut self, origin: Option<&str>) -> Result<()> {
         if self.phase != Phase::Idle {
             return Ok(());
         }
         let failed =
             |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
+        let whose = format!(
+            "p.agent = {} and p.slave = {} for update of p",
+            quote::literal(&self.agent),
+            quote::literal(&self.name)
+        );
+        let origin = self.route.through(origin)?;
+        let row = match self.route.ends_at_a_node() {
+            true => format!(
+                "select pg_advisory_xact_lock_shared(1887007333, 1); \
+                 select p.batch, n.forwards, \
+                        case when n.forwards or not {} then set_config('pyreplica.origin', {}, true) end \
+                   from pyreplica_agent.position p, pyreplica.node n where {whose}",
+                self.replica,
+                quote::literal(&origin)
+            ),
+            false => format!("select p.batch from pyreplica_agent.position p where {whose}"),
+        };
         let rows = self
             .client
-            .simple_query(&format!(
-                "begin; set local lock_timeout = '1s'; \
-                 select batch from pyreplica_agent.position where agent = {} and slave = {} for update; \
-                 set local lock_timeout = 0",
-                quote::literal(&self.agent),
-                quote::literal(&self.name)
-            ))
+            .simple_query(&format!("begin; set local lock_timeout = '1s'; {row}; set local lock_timeout = 0"))
             .map_err(|e| failed(&self.name, e))?;
         self.phase = Phase::Open;
         self.savepoint = false;
         self.applier.begin_batch();
-        let batch = rows.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+        let row = rows.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
+        let batch = row.and_then(|row| row.get(0)?.parse::<i64>().ok());
+        self.forwards = row.is_some_and(|row| row.len() > 1 && row.get(1) == Some("t"));
+        self.applier.forwards = self.forwards.then_some(Forwards { origin, replica: self.replica });
         // In a group whose batch numbers were just aligned ours may be ahead of the row.
         if batch.is_none_or(|batch| batch > self.batch) {
             self.rollback()?;
@@ -348,7 +407,7 @@ impl SlaveSession {
 
     /// Does more in the transaction at hand, beginning it if there is none.
     pub fn also(&mut self, work: &mut dyn FnMut(&mut Client) -> Result<()>) -> Result<()> {
-        self.begin()?;
+        self.begin(None)?;
         work(&mut self.client).inspect_err(|_| self.let_go())
     }
 
@@ -356,7 +415,7 @@ impl SlaveSession {
     /// nothing happens but the writing of the position.
     pub fn prepare(&mut self, position: &Position, batch: i64) -> Result<()> {
         let began = Instant::now();
-        self.begin()?;
+        self.begin(None)?;
         failpoint::hit("commit.after_apply");
         if let Some(sequences) = &mut self.sequences {
             sequences.catch_up(&mut self.client)?;
@@ -423,6 +482,16 @@ impl SlaveSession {
         log::debug!("slave \"{}\": batch {}: {batch}", self.name, self.batch);
         self.total.add(&batch);
         Ok(self.applier.end_batch())
+    }
+
+    /// Nothing has been done since the last commit.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    /// The transaction at hand must not be joined by those of another origin.
+    pub fn ends_with_origin(&self) -> bool {
+        self.phase == Phase::Open && self.forwards
     }
 
     pub fn is_durable(&self) -> bool {
@@ -504,7 +573,8 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     let there: bool = client
         .query_one(
             "select to_regclass('pyreplica_agent.piece') is not null
-                    and to_regclass('pyreplica_agent.skip') is not null",
+                    and to_regclass('pyreplica_agent.skip') is not null
+                    and to_regclass('pyreplica_agent.source') is not null",
             &[],
         )
         .map_err(failed)?

@@ -89,6 +89,8 @@ pub struct Slave {
     pub schema: bool,
     pub two_phase: bool,
     pub apply: Apply,
+    pub insert_exists: InsertExists,
+    pub update_differs: UpdateDiffers,
     /// What it gets, by which names, and what becomes of the rows on the way.
     pub mapping: Arc<Mapping>,
     /// Whether its sequences follow the master's.
@@ -103,6 +105,30 @@ pub enum Apply {
     Net,
     /// Each change by itself.
     Exact,
+}
+
+/// What becomes of an INSERT where the slave has a row in its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InsertExists {
+    /// The slave waits for somebody to decide.
+    #[default]
+    Stop,
+    /// The slave's row stays.
+    Keep,
+    /// The master's takes its place.
+    Replace,
+}
+
+/// What becomes of an UPDATE of a row that has other old values on the slave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateDiffers {
+    /// The master's new values are set.
+    #[default]
+    Apply,
+    /// The slave's row stays.
+    Keep,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

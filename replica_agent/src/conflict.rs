@@ -12,20 +12,46 @@ use crate::reader::Transaction;
 /// PostgreSQL's own words where it has one; `update_differs` is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// A row with that key, or another unique value, is there already: stops the slave.
+    /// A row with that key, or another unique value, is there already.
     InsertExists,
+    /// Several rows are, by different unique values.
+    MultipleUniqueConflicts,
+    /// Another row has the unique value that an UPDATE sets: stops the slave.
+    UpdateExists,
     /// The row to change is not there: the change is left out.
     UpdateMissing,
-    /// The row has other old values than the master's had: the change is made.
+    /// The row has other old values than the master's had.
     UpdateDiffers,
     /// The row to delete is not there.
     DeleteMissing,
+}
+
+impl Conflict {
+    /// That of a row with so many others in its way.
+    pub fn of_insert(rows: u64) -> Conflict {
+        if rows > 1 {
+            Conflict::MultipleUniqueConflicts
+        } else {
+            Conflict::InsertExists
+        }
+    }
+
+    /// The change that meets it.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Conflict::InsertExists | Conflict::MultipleUniqueConflicts => "INSERT",
+            Conflict::UpdateExists | Conflict::UpdateMissing | Conflict::UpdateDiffers => "UPDATE",
+            Conflict::DeleteMissing => "DELETE",
+        }
+    }
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Conflict::InsertExists => "insert_exists",
+            Conflict::MultipleUniqueConflicts => "multiple_unique_conflicts",
+            Conflict::UpdateExists => "update_exists",
             Conflict::UpdateMissing => "update_missing",
             Conflict::UpdateDiffers => "update_differs",
             Conflict::DeleteMissing => "delete_missing",

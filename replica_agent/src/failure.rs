@@ -19,12 +19,14 @@ pub struct Failed<'c, 'a> {
     pub decoder: &'c Decoder<'a>,
     pub change: &'c Change<'a>,
     pub transaction: &'c Transaction,
+    /// Rows of the slave that are in the way of an INSERT.
+    pub rivals: u64,
 }
 
 impl Failed<'_, '_> {
     /// After the rollback, since it asks the server.
     pub fn explain(&self, client: &mut Client, agent: &str, slave: &str, e: Error) -> Error {
-        let Failed { decoder, change, transaction } = self;
+        let Failed { decoder, change, transaction, rivals } = self;
         let operation = change.name();
         let relation = change.relations().first().map(|&r| decoder.relation(r));
         let key = relation.and_then(|relation| key_of(client, relation, change));
@@ -35,7 +37,10 @@ impl Failed<'_, '_> {
         }
         if let (Some(key), Some(relation), Some(state)) = (&key, relation, e.sqlstate()) {
             if retry::is_insert_exists(state) {
-                let conflict = Conflict::InsertExists;
+                let conflict = match change {
+                    Change::Update { .. } => Conflict::UpdateExists,
+                    _ => Conflict::of_insert(*rivals),
+                };
                 text = format!("conflict={conflict}, {text}");
                 let (name, message) = (full_name(relation), e.to_string());
                 let detail = Some(message.as_str());

@@ -25,6 +25,8 @@ use crate::schema::{self, Pending};
 
 /// How often a standby asks whether it is its turn.
 const STANDBY: Duration = Duration::from_secs(3);
+/// How long a position waits for something to be committed with.
+const AHEAD_FOR: Duration = Duration::from_secs(1);
 /// `once` gives up when a connection fails so often in a row.
 pub const ONCE_ATTEMPTS: u32 = 3;
 
@@ -198,8 +200,11 @@ impl Member {
         let mut looked = Instant::now();
         let mut open = false;
         let mut batches = 0;
+        // Where the stream is when all that it brought since the last commit had come from this slave, and since when.
+        let mut ahead: Option<(Position, Instant)> = None;
         loop {
-            let timeouts = [self.reporter.due(), self.copying_again()];
+            let wait = ahead.as_ref().map(|(_, since)| AHEAD_FOR.saturating_sub(since.elapsed()));
+            let timeouts = [self.reporter.due(), self.copying_again(), wait];
             let timeout = timeouts.into_iter().flatten().fold(timer, Duration::min);
             match feed.next(timeout)? {
                 Some(Item::Window(window)) => {
@@ -211,16 +216,23 @@ impl Member {
                         self.settle_unknown(context, control, &schema, &name)?;
                         return Ok(Ended::NewTables);
                     }
-                    if let Some(end) = &window.end {
+                    let end = window.end.as_ref();
+                    if let Some(end) = end.filter(|end| end.whole || self.session.ends_with_origin()) {
                         open = false;
-                        let conflicts = self.commit(&end.position)?;
-                        log::debug!(
-                            "slave \"{name}\": batch {}, {conflicts} conflicts, {}",
-                            self.session.batch,
-                            end.position
-                        );
-                        self.report(control, end.more)?;
-                        batches += 1;
+                        if self.session.is_idle() {
+                            let since = ahead.map_or_else(Instant::now, |(_, since)| since);
+                            ahead = Some((end.position.clone(), since));
+                        } else {
+                            ahead = None;
+                            let conflicts = self.commit(&end.position)?;
+                            log::debug!(
+                                "slave \"{name}\": batch {}, {conflicts} conflicts, {}",
+                                self.session.batch,
+                                end.position
+                            );
+                            self.report(control, end.more)?;
+                            batches += 1;
+                        }
                         if context.careful && batches >= CAREFUL_BATCHES {
                             return Ok(Ended::Passed);
                         }
@@ -244,6 +256,10 @@ impl Member {
                 None => {}
             }
             self.reporter.tick(control)?;
+            if let Some((position, _)) = ahead.take_if(|(_, since)| !open && since.elapsed() >= AHEAD_FOR) {
+                self.commit(&position)?;
+                self.report(control, false)?;
+            }
             if !open && target.is_none() && self.finish_again(context, control)? {
                 return Ok(Ended::NewTables);
             }

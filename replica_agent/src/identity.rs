@@ -7,18 +7,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use postgres::Client;
 
 use crate::error::{Error, Kind, Result};
+use crate::node::Route;
 
 /// System identifier of the server and oid of the database.
 pub type Identity = (String, u32);
+
+/// What is known of master and slave once a session on the slave may be used.
+pub struct Admitted {
+    pub master: Identity,
+    pub route: Route,
+}
 
 /// The databases that slaves of this agent are in.
 #[derive(Clone, Default)]
 pub struct Identities(Arc<Mutex<HashMap<Identity, String>>>);
 
 impl Identities {
-    /// Takes the slave's database for the slave, and gives the master's; an error if it is the master's, or another
-    /// slave's.
-    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<Identity> {
+    /// Takes the slave's database for the slave; an error if it is the master's, or another slave's.
+    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<Admitted> {
         let (of_slave, of_master) = (identify(slave)?, identify(master)?);
         if of_slave == of_master {
             return Err(Error::new(Kind::Refused, format!("slave \"{name}\" is the master itself"))
@@ -33,7 +39,8 @@ impl Identities {
             .hint("Remove one of them from the configuration."));
         }
         taken.insert(of_slave, name.to_owned());
-        Ok(of_master)
+        drop(taken);
+        Ok(Admitted { master: of_master, route: Route::find(master, slave, name)? })
     }
 
     /// The slave's database is free for another slave.

@@ -42,6 +42,7 @@ pub mod bind;
 pub mod failure;
 pub mod skip;
 pub mod applier;
+pub mod node;
 pub mod identity;
 pub mod commit;
 pub mod control;

@@ -49,7 +49,7 @@ pub struct Window {
     pub large: Option<Large>,
     /// `None`: only one after the other will do.
     pub plan: Option<Plan>,
-    /// Set in the last window of a batch.
+    /// Set in the last window of a batch, or of transactions of one origin.
     pub end: Option<End>,
     pub spent: Spent,
 }
@@ -58,6 +58,12 @@ pub struct Window {
 const CHUNK_BYTES: usize = 256;
 
 impl Window {
+    /// That of all its transactions.
+    pub fn origin(&self) -> Option<&str> {
+        let transaction = self.chunks.first().map(|chunk| &chunk.transaction);
+        transaction.or(self.large.as_ref().map(|large| &large.transaction))?.origin.as_deref()
+    }
+
     /// About the memory that it takes.
     pub fn bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(|chunk| chunk.payload.len() + CHUNK_BYTES).sum();

@@ -45,6 +45,14 @@ impl Snapshot {
         other.xmax <= self.xmax && self.xip.iter().all(|xid| !other.sees(*xid))
     }
 
+    /// The same, but for transactions that it sees and this one does not.
+    pub fn without(&self, xids: &[Xid]) -> Snapshot {
+        let mut xip = [&self.xip, xids].concat();
+        xip.sort_unstable();
+        let xmin = xip.first().map_or(self.xmin, |&oldest| self.xmin.min(oldest));
+        Snapshot { xmin, xmax: self.xmax, xip }
+    }
+
     /// Sees every transaction up to and including `xid`.
     pub fn sees_all_up_to(&self, xid: Xid) -> bool {
         xid < self.xmax && self.xip.first().is_none_or(|&oldest| xid < oldest)

@@ -62,7 +62,8 @@ pub struct Chunk {
     pub payload: Vec<u8>,
 }
 
-/// A part of a batch; the last one says to which position the batch leads.
+/// A part of a batch. One that has an end says to which position all up to it leads: the last one, and each that is
+/// followed by transactions of another origin.
 #[derive(Debug, Default)]
 pub struct Part {
     pub chunks: Vec<Chunk>,
@@ -74,9 +75,11 @@ pub struct Part {
 #[derive(Clone, Debug)]
 pub struct End {
     pub position: Position,
-    /// The limits cut the batch: there may be more to read at once.
+    /// There may be more to read at once.
     pub more: bool,
-    /// Of the batch.
+    /// The batch ends here. Else only transactions of one origin do, which a slave that forwards has to keep apart.
+    pub whole: bool,
+    /// Since the end before.
     pub transactions: usize,
     pub changes: usize,
     /// Sequences of the master that have moved since the batch before.
@@ -193,22 +196,20 @@ impl Reader {
         let woken = self.armed && !heads.is_empty();
         let sequences = self.confirm(heads.iter().any(|head| !head.durable), woken, !heads.is_empty())?;
 
-        let Some(last) = heads.last() else { return Ok(Found::Nothing) };
-        position.last_ts = Some(last.transaction.ts.clone());
-        if last.transaction.rank > position.rank {
-            position.rank = last.transaction.rank;
-            position.last_xid = Some(last.transaction.xid);
+        if heads.is_empty() {
+            return Ok(Found::Nothing);
         }
-        let transactions = heads.len();
-        let changes = heads.iter().map(|head| head.changes).sum();
         let mut parts = Parts::new(hand_on);
-        for head in heads {
-            match head.payload {
-                Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
-                None => self.stream(&head.transaction, head.chunks, &mut parts)?,
+        for (run, end) in runs(heads, position, more, &sequences) {
+            for head in run {
+                match head.payload {
+                    Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
+                    None => self.stream(&head.transaction, head.chunks, &mut parts)?,
+                }
             }
+            *position = end.position.clone();
+            parts.finish(end)?;
         }
-        parts.finish(End { position: position.clone(), more, transactions, changes, sequences })?;
         Ok(if more { Found::Some } else { Found::All })
     }
 
@@ -299,6 +300,52 @@ fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Hea
     (heads, taken < newer || full)
 }
 
+/// Transactions of one origin after the other, and where each run ends. `position` has the new snapshot and the old rank:
+/// what is late and of a later run is then as if it were still in progress.
+fn runs(
+    heads: Vec<Head>,
+    position: &Position,
+    more: bool,
+    sequences: &Arc<[Moved]>,
+) -> Vec<(Vec<Head>, End)> {
+    let late: Vec<Xid> = heads
+        .iter()
+        .map(|head| &head.transaction)
+        .take_while(|transaction| transaction.rank <= position.rank)
+        .map(|transaction| transaction.xid)
+        .collect();
+    let whole = position.snapshot.clone();
+    let mut position = position.clone();
+    let (mut runs, mut done) = (Vec::new(), 0);
+    let mut heads = heads.into_iter().peekable();
+    while let Some(first) = heads.next() {
+        let origin = first.transaction.origin.clone();
+        let mut run = vec![first];
+        while let Some(head) = heads.next_if(|head| head.transaction.origin == origin) {
+            run.push(head);
+        }
+        done += run.len();
+        let last = &run[run.len() - 1].transaction;
+        position.last_ts = Some(last.ts.clone());
+        if last.rank > position.rank {
+            position.rank = last.rank;
+            position.last_xid = Some(last.xid);
+        }
+        position.snapshot = whole.without(late.get(done..).unwrap_or_default());
+        let is_last = heads.peek().is_none();
+        let end = End {
+            position: position.clone(),
+            more: more || !is_last,
+            whole: is_last,
+            transactions: run.len(),
+            changes: run.iter().map(|head| head.changes).sum(),
+            sequences: Arc::clone(sequences),
+        };
+        runs.push((run, end));
+    }
+    runs
+}
+
 fn head(row: &Row) -> Result<Head> {
     let xid: &str = row.get("xid");
     let chunks = row.get("chunks");
@@ -349,22 +396,26 @@ mod tests {
 
     const LIMITS: Limits = Limits { rows: 10, bytes: 1000 };
 
-    /// Ranks of the batch that is cut from transactions given as (rank, changes), and whether more is there.
-    fn check(position: Rank, transactions: &[(Rank, usize)], expected: &[Rank], more: bool) {
-        let head = |&(rank, changes): &(Rank, usize)| Head {
+    fn head(rank: Rank, xid: Xid, changes: usize, origin: Option<&str>) -> Head {
+        Head {
             transaction: Arc::new(Transaction {
                 rank,
-                xid: 1,
+                xid,
                 ts: String::new(),
-                origin: None,
+                origin: origin.map(str::to_owned),
                 username: None,
             }),
             changes,
             chunks: 1,
             durable: true,
             payload: Some(vec![0; changes * 10]),
-        };
-        let (heads, cut_more) = cut(transactions.iter().map(head).collect(), position, LIMITS, 1000);
+        }
+    }
+
+    /// Ranks of the batch that is cut from transactions given as (rank, changes), and whether more is there.
+    fn check(position: Rank, transactions: &[(Rank, usize)], expected: &[Rank], more: bool) {
+        let heads = transactions.iter().map(|&(rank, changes)| head(rank, 1, changes, None)).collect();
+        let (heads, cut_more) = cut(heads, position, LIMITS, 1000);
         let ranks: Vec<Rank> = heads.iter().map(|head| head.transaction.rank).collect();
         assert_eq!((&ranks[..], cut_more), (expected, more));
     }
@@ -383,6 +434,28 @@ mod tests {
         check(0, &[(1, 50), (2, 1)], &[1], true);
         check(0, &[(1, 1), (2, 50), (3, 1)], &[1], true);
         check(0, &[(1, 50)], &[1], true);
+    }
+
+    #[test]
+    fn a_run_is_of_one_origin() {
+        let position =
+            Position { rank: 10, snapshot: "20:25:21".parse().unwrap(), last_xid: Some(9), last_ts: None };
+        let heads = [(7, 17, None), (8, 15, Some("a")), (9, 22, None), (11, 23, None), (12, 24, Some("a"))];
+        let heads = heads.map(|(rank, xid, origin)| head(rank, xid, 1, origin)).into_iter().collect();
+        let shown: Vec<String> = runs(heads, &position, false, &Arc::from([]))
+            .iter()
+            .map(|(run, End { position, more, whole, .. })| {
+                format!("{} to {} {} {more} {whole}", run.len(), position.rank, position.snapshot)
+            })
+            .collect();
+        // The late ones that are left are in progress; 23 and 24 have a rank of their own.
+        let expected = [
+            "1 to 10 15:25:15,21,22 true false",
+            "1 to 10 20:25:21,22 true false",
+            "2 to 11 20:25:21 true false",
+            "1 to 12 20:25:21 false true",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

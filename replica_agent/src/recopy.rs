@@ -197,6 +197,7 @@ fn empty(client: &mut Client, agent: &str, slave: &Slave, captured: &[CapturedTa
     }
     for forget in [
         "delete from pyreplica_agent.copied_table where agent = $1 and slave = $2",
+        "delete from pyreplica_agent.source where agent = $1 and slave = $2",
         "delete from pyreplica_agent.position where agent = $1 and slave = $2",
     ] {
         transaction.execute(forget, &[&agent, &slave]).map_err(failed)?;

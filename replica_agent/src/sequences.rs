@@ -11,6 +11,7 @@
 //! committed; setting is not undone with it, which does no harm, since they only go forward. All of them are read at
 //! the beginning of a stream and by the timer, which also finds what moved without leaving a row.
 //!
+//! One that counts in steps between those of the master goes its own way: what the one gives the other never does.
 //! What a slave does not have, may not set, or has between other limits is left alone, and said once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,7 +49,16 @@ pub struct Found {
     pub name: String,
     /// What our role lacks.
     pub lacks: Vec<String>,
+    pub start: i64,
     pub bounds: Bounds,
+}
+
+impl Found {
+    /// Whether it counts in steps between those that lead to this value (`pyreplica.spread_sequences`): then it never
+    /// gives the same, and need not follow.
+    pub fn goes_between(&self, value: i64) -> bool {
+        (i128::from(value) - i128::from(self.start)) % i128::from(self.bounds.increment) != 0
+    }
 }
 
 /// The definition of a sequence, as far as its values depend on it.
@@ -140,6 +150,7 @@ pub fn on_slave(
                 oid,
                 name: quote::qualified(row.get("schema_name"), row.get("sequence_name")),
                 lacks: row.get("lacks"),
+                start: row.get("start"),
                 bounds: Bounds::of(row),
             })
         })

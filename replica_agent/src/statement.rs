@@ -13,6 +13,8 @@ use crate::slave_table::{SlaveColumn, SlaveTable};
 #[repr(u8)]
 pub enum Operation {
     Insert = b'I',
+    /// Nothing where a row is in the way.
+    InsertUnlessThere = b'J',
     /// Only a row whose old values are the master's. Parameters: key, new, old.
     UpdateExact = b'U',
     /// Whatever the old values are. Parameters: key, new.
@@ -49,15 +51,16 @@ pub fn build_with(
         _ => new + set.len(),
     };
     Ok(match operation {
-        Operation::Insert => {
+        Operation::Insert | Operation::InsertUnlessThere => {
             let names: Vec<_> =
                 set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
             let values: Vec<_> = (1..=set.len()).map(parameter).collect();
             format!(
-                "insert into {} ({}) overriding system value values ({})",
+                "insert into {} ({}) overriding system value values ({}){}",
                 table.sql_name,
                 names.join(", "),
-                values.join(", ")
+                values.join(", "),
+                if operation == Operation::Insert { "" } else { " on conflict do nothing" }
             )
         }
         Operation::UpdateExact | Operation::UpdateAny => {

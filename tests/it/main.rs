@@ -25,6 +25,7 @@ mod async_commit; // synchronous_commit = off on the master
 mod copy; // the initial copy
 mod schema; // the agent makes the tables of a slave
 mod conflicts; // rows on a slave that are not what a change expects
+mod policies; // what agent.toml says about rows of the slave's own
 mod setwise; // many changes at once, as their net effect
 mod mapping; // tables, schemas and columns that a slave has under other names, or has not
 mod transforms; // rows that a slave keeps in another form
@@ -39,5 +40,7 @@ mod alerts; // mail and programs are told what happens
 mod daemon; // several replications in one process, SIGHUP, systemd, logs
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave
+mod multimaster; // nodes that are masters and slaves of each other
+mod topologies; // docs/topologies.md; sequences of several nodes
 mod crash; // kill -9 between each two steps
 mod history; // random histories, replayable by their seed

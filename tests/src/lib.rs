@@ -11,5 +11,6 @@ pub mod db;
 pub mod agent;
 pub mod check;
 pub mod trio;
+pub mod nodes;
 pub mod every_type;
 pub mod doc;

@@ -287,33 +287,37 @@ impl Trio {
         self.master.value("select pg_current_snapshot()")
     }
 
-    /// What a slave's own position says it has not got yet of what the master's snapshot `needed` sees.
     fn slave_lacks(&self, slave: usize, needed: &str) -> Option<String> {
-        let (mut there, mut here) = (self.slaves[slave].session(), self.master.session());
-        if there.rows("select to_regclass('pyreplica_agent.copied_table') is null") == ["t"] {
-            return Some("a position".to_owned());
-        }
-        let of_slave =
-            format!("agent = '{}' and slave = 'slave{}'", self.agent_name.replace('\'', "''"), slave + 1);
-        let copied = there.rows(&format!(
-            "select schema_name || '.' || table_name from pyreplica_agent.copied_table where {of_slave}"
-        ));
-        let tables = here.rows("select schema_name || '.' || table_name from pyreplica.replicated_table");
-        if let Some(table) = tables.iter().find(|t| !copied.contains(t)) {
-            return Some(format!("table {table}"));
-        }
-        let position = there.rows(&format!(
-            "select format('%s, %L::pg_snapshot', rank, snapshot) from pyreplica_agent.position where {of_slave}"
-        ));
-        let [position] = position.as_slice() else { return Some("a position".to_owned()) };
-        let missing = here.rows(&format!(
-            "select l.id || ' of xid ' || l.xid from pyreplica.log l, (values ({position})) p (rank, snapshot)
-              where final and pg_visible_in_snapshot(xid, '{needed}')
-                and (id > rank or not pg_visible_in_snapshot(xid, p.snapshot))
-              limit 5"
-        ));
-        (!missing.is_empty()).then(|| format!("the transactions of rank {missing:?}"))
+        let name = format!("slave{}", slave + 1);
+        lacks(&self.master, &self.slaves[slave], &self.agent_name, &name, needed)
     }
+}
+
+/// What a slave's own position says it has not got yet of what the master's snapshot `needed` sees.
+pub fn lacks(master: &Db, slave: &Db, agent: &str, name: &str, needed: &str) -> Option<String> {
+    let (mut there, mut here) = (slave.session(), master.session());
+    if there.rows("select to_regclass('pyreplica_agent.copied_table') is null") == ["t"] {
+        return Some("a position".to_owned());
+    }
+    let of_slave = format!("agent = '{}' and slave = '{name}'", agent.replace('\'', "''"));
+    let copied = there.rows(&format!(
+        "select schema_name || '.' || table_name from pyreplica_agent.copied_table where {of_slave}"
+    ));
+    let tables = here.rows("select schema_name || '.' || table_name from pyreplica.replicated_table");
+    if let Some(table) = tables.iter().find(|t| !copied.contains(t)) {
+        return Some(format!("table {table}"));
+    }
+    let position = there.rows(&format!(
+        "select format('%s, %L::pg_snapshot', rank, snapshot) from pyreplica_agent.position where {of_slave}"
+    ));
+    let [position] = position.as_slice() else { return Some("a position".to_owned()) };
+    let missing = here.rows(&format!(
+        "select l.id || ' of xid ' || l.xid from pyreplica.log l, (values ({position})) p (rank, snapshot)
+          where final and pg_visible_in_snapshot(xid, '{needed}')
+            and (id > rank or not pg_visible_in_snapshot(xid, p.snapshot))
+          limit 5"
+    ));
+    (!missing.is_empty()).then(|| format!("the transactions of rank {missing:?}"))
 }
 
 /// Servers that all tests of the process share: a master and two for slaves.

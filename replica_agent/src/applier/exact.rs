@@ -5,8 +5,9 @@ use std::sync::Arc;
 use postgres::Client;
 
 use super::truncate::truncate;
-use super::{Applier, REPORTS_MAX};
+use super::{Applier, Forwards, REPORTS_MAX};
 use crate::bind::{as_dyn, params};
+use crate::config::UpdateDiffers;
 use crate::conflict::{Conflict, Event};
 use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
@@ -17,6 +18,20 @@ use crate::reader::Transaction;
 use crate::session;
 use crate::slave_table::SlaveTable;
 use crate::statement::{columns, Operation};
+
+/// A conflict that does not stop the slave, and whether the change is made all the same.
+pub(super) struct Found<'a> {
+    pub conflict: Conflict,
+    pub detail: Option<&'a str>,
+    pub applied: bool,
+}
+
+impl From<Conflict> for Found<'_> {
+    /// There is nothing to change.
+    fn from(conflict: Conflict) -> Self {
+        Found { conflict, detail: None, applied: false }
+    }
+}
 
 impl Applier {
     pub(super) fn change(
@@ -33,10 +48,7 @@ impl Applier {
                 if let Some(table) = self.mapped(client, relation)? {
                     return self.insert_one_mapped(client, &table, relation, row);
                 }
-                let all = self.taken(client, relation, 0..row.len())?;
-                let row: Vec<Value> = all.iter().map(|&n| row[n]).collect();
-                self.execute(client, relation, Operation::Insert, &[], &all, &[], &row)?;
-                Ok(())
+                self.insert_row(client, relation, row, transaction)
             }
             Change::Update { relation, key, changed, row } => {
                 let relation = decoder.relation(*relation);
@@ -54,7 +66,7 @@ impl Applier {
                 let deleted =
                     self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
                 match deleted {
-                    0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
+                    0 => self.conflict(client, relation, key, Conflict::DeleteMissing.into(), transaction),
                     n => only_one(n),
                 }
             }
@@ -66,7 +78,7 @@ impl Applier {
             Change::Statement { sql, search_path, role } => {
                 // It may change any table.
                 self.forget();
-                run_statement(client, sql, search_path, role)
+                run_statement(client, sql, search_path, role, self.forwards.as_ref())
             }
         }
     }
@@ -99,13 +111,16 @@ impl Applier {
         }
         let same = self.probe(client, relation, &set, key, &old)?;
         if let Some(same) = same {
-            let updated =
-                self.execute(client, relation, Operation::UpdateAny, &relation.key, &set, key, &new)?;
-            only_one(updated)?;
+            let applied = self.update_differs == UpdateDiffers::Apply;
+            if applied {
+                let operation = Operation::UpdateAny;
+                only_one(self.execute(client, relation, operation, &relation.key, &set, key, &new)?)?;
+            }
             let detail = differ(&columns(relation, &set), &same);
-            return self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction);
+            let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
+            return self.conflict(client, relation, key, found, transaction);
         }
-        self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction)
+        self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction)
     }
 
     /// For each changed column whether the slave has the master's old value; `None` when there is no such row.
@@ -145,7 +160,7 @@ impl Applier {
     }
 
     /// Those of the columns that the slave gets.
-    fn taken(
+    pub(super) fn taken(
         &mut self,
         client: &mut Client,
         relation: &Relation,
@@ -182,20 +197,17 @@ impl Applier {
         client: &mut Client,
         relation: &Relation,
         key: &[Value],
-        conflict: Conflict,
-        detail: Option<&str>,
+        found: Found,
         transaction: &Transaction,
     ) -> Result<()> {
+        let Found { conflict, detail, applied } = found;
         let event = Event {
             conflict,
             relation: &full_name(relation),
-            operation: match conflict {
-                Conflict::DeleteMissing => "DELETE",
-                _ => "UPDATE",
-            },
+            operation: conflict.operation(),
             key: &failure::render_key(client, relation, key)?,
             detail,
-            applied: conflict == Conflict::UpdateDiffers,
+            applied,
         };
         self.conflicts += 1;
         self.recent += 1;
@@ -212,20 +224,59 @@ impl Applier {
 /// A statement queued on the master, under the search path it was queued with, and as the role that it names where our
 /// role is a member of that. It runs inside a DO block, where PostgreSQL refuses to end our transaction. What it sets
 /// for the session is set back.
-fn run_statement(client: &mut Client, sql: &str, search_path: &str, role: &str) -> Result<()> {
+///
+/// A slave that forwards queues it again for its own slaves, and does not log what it did to rows.
+fn run_statement(
+    client: &mut Client,
+    sql: &str,
+    search_path: &str,
+    role: &str,
+    forwards: Option<&Forwards>,
+) -> Result<()> {
+    let (before, after) = match forwards {
+        None => ("", String::new()),
+        Some(Forwards { replica: false, .. }) => return Err(Error::new(
+            Kind::Apply,
+            "could not pass on a queued statement",
+        )
+        .with_sqlstate("42501")
+        .detail("What it does to rows would be logged besides, since the session cannot be a replica.")
+        .hint(
+            "Grant SET ON PARAMETER session_replication_role to the agent's role, or run it on each node.",
+        )),
+        Some(Forwards { origin, .. }) => (
+            "set local pyreplica.origin = ''; ",
+            format!(
+                "; set local session_replication_role = origin; set local pyreplica.origin = {}; \
+                 insert into pyreplica.replica_log (sql) values ({}); \
+                 set local session_replication_role = replica",
+                quote::literal(origin),
+                quote::literal(sql)
+            ),
+        ),
+    };
     let block = format!("begin execute {}; end", quote::literal(sql));
     client
         .batch_execute(&format!(
-            "{usual}select pg_catalog.set_config('role', rolname, true) from pg_catalog.pg_roles \
+            "{usual}{before}select pg_catalog.set_config('role', rolname, true) from pg_catalog.pg_roles \
              where rolname = {role} and rolname <> current_user and pg_catalog.pg_has_role(oid, 'MEMBER'); \
-             select pg_catalog.set_config('search_path', {path}, true); do {block}; reset role; {pinned}",
+             select pg_catalog.set_config('search_path', {path}, true); do {block}; reset role{after}; {pinned}",
             usual = session::plan_as_usual(),
             role = quote::literal(role),
             path = quote::literal(search_path),
             block = quote::literal(&block),
             pinned = session::pin_again(),
         ))
-        .map_err(|e| Error::from_pg("could not run a queued statement", e))
+        .map_err(|e| {
+            let e = Error::from_pg("could not run a queued statement", e);
+            match (forwards, e.sqlstate()) {
+                (Some(_), Some("42501")) => e.hint(
+                    "This slave forwards: the agent's role needs INSERT ON pyreplica.replica_log there, besides \
+                     what the statement needs.",
+                ),
+                _ => e,
+            }
+        })
 }
 
 /// Detail of a conflict: the columns whose old values are not the same.

@@ -11,10 +11,11 @@ use std::io::Write;
 use postgres::types::Type;
 use postgres::{Client, CopyInWriter};
 
-use super::exact::{differ, only_one};
+use super::exact::{differ, only_one, Found};
 use super::setwise::copy_failed;
 use super::{Applied, Applier};
 use crate::bind::{as_dyn, param_type, params};
+use crate::config::{InsertExists, UpdateDiffers};
 use crate::conflict::Conflict;
 use crate::decode::{Change, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
@@ -91,11 +92,9 @@ impl Applier {
                 let taken = table.taken(relation, 0..relation.columns.len());
                 let of_columns = || taken.iter().filter_map(|&n| relation.columns[n].as_ref());
                 let as_it_is = !table.is_transformed();
-                if as_it_is
-                    && tag == b'I'
-                    && !table.one_by_one
-                    && of_columns().all(|c| field(c, &table).is_some())
-                {
+                // What is in the way of a row is looked for by all its values.
+                let streams = as_it_is && self.insert_exists == InsertExists::Stop && !table.one_by_one;
+                if tag == b'I' && streams && of_columns().all(|c| field(c, &table).is_some()) {
                     pieces.pass(length, &mut |_| Ok(()))?;
                     return self.insert_large(client, &decoder, pieces, &table, transaction, stop);
                 }
@@ -176,11 +175,15 @@ impl Applier {
         }
         let probed = run(Operation::Probe)?;
         let Some(same) = probed.first() else {
-            return self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction);
+            return self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction);
         };
-        only_one(run(Operation::UpdateAny)?.len() as u64)?;
+        let applied = self.update_differs == UpdateDiffers::Apply;
+        if applied {
+            only_one(run(Operation::UpdateAny)?.len() as u64)?;
+        }
         let detail = differ(&columns(relation, &update.set), same);
-        self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction)
+        let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
+        self.conflict(client, relation, key, found, transaction)
     }
 }
 

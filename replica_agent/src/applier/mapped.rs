@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use postgres::{Client, Statement};
 
-use super::exact::only_one;
+use super::exact::{only_one, Found};
 use super::setwise::{new_arrays, Target, Work};
 use super::Applier;
 use crate::bind::{as_dyn, params};
+use crate::config::UpdateDiffers;
 use crate::conflict::Conflict;
 use crate::decode::{Changed, Relation, Value};
 use crate::error::{Error, Result};
@@ -163,7 +164,7 @@ impl Applier {
         }
         match self.execute_mapped(client, &transform, Step::Delete, carried, key)? {
             0 if transform.may_be_missing(Step::Delete) => Ok(()),
-            0 => self.conflict(client, relation, key, Conflict::DeleteMissing, None, transaction),
+            0 => self.conflict(client, relation, key, Conflict::DeleteMissing.into(), transaction),
             n => only_one(n),
         }
     }
@@ -205,10 +206,13 @@ impl Applier {
         let Some(same) = self.probe_mapped(client, &transform, carried, &values)? else {
             return match transform.may_be_missing(Step::Update) {
                 true => Ok(()),
-                false => self.conflict(client, relation, key, Conflict::UpdateMissing, None, transaction),
+                false => self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction),
             };
         };
-        only_one(self.execute_mapped(client, &transform, Step::UpdateAny, carried, &values)?)?;
+        let applied = self.update_differs == UpdateDiffers::Apply;
+        if applied {
+            only_one(self.execute_mapped(client, &transform, Step::UpdateAny, carried, &values)?)?;
+        }
         let touched = transform.touched(&old);
         let differ: Vec<String> = touched
             .iter()
@@ -218,7 +222,8 @@ impl Applier {
             .collect();
         let detail =
             format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
-        self.conflict(client, relation, key, Conflict::UpdateDiffers, Some(&detail), transaction)
+        let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
+        self.conflict(client, relation, key, found, transaction)
     }
 
     /// As `probe` in `exact`.

@@ -22,6 +22,7 @@ impl SlaveSession {
     /// Settles what a crash left prepared; `decided` says for a batch whether it is to be committed.
     pub fn recover(&mut self, decided: &mut dyn FnMut(i64) -> Result<bool>) -> Result<()> {
         let failed = |name: &str, e| Error::from_pg(format!("could not recover slave \"{name}\""), e);
+        self.route.find_slave(&mut self.client, &self.name)?;
         let prefix = gid_prefix(&self.agent, &self.name);
         let rows = self
             .client

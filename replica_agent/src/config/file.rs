@@ -13,7 +13,10 @@ use serde::Deserialize;
 
 use super::mail::{mail, FileMail, MAIL_KEYS};
 use super::mapping::{self, FileTable};
-use super::{invalid, within, Agent, Alerts, Apply, CommitMode, Config, Initial, Logging, Master, Slave};
+use super::{
+    invalid, within, Agent, Alerts, Apply, CommitMode, Config, Initial, InsertExists, Logging, Master, Slave,
+    UpdateDiffers,
+};
 use crate::dsn::{nearest, Dsn};
 use crate::error::{Error, Result};
 use crate::logging::Format;
@@ -123,6 +126,10 @@ struct FileSlave {
     #[serde(default)]
     apply: Apply,
     #[serde(default)]
+    insert_exists: InsertExists,
+    #[serde(default)]
+    update_differs: UpdateDiffers,
+    #[serde(default)]
     tables: Vec<String>,
     #[serde(default)]
     schemas: BTreeMap<String, String>,
@@ -157,6 +164,8 @@ const SLAVE_KEYS: &[&str] = &[
     "schema",
     "two_phase",
     "apply",
+    "insert_exists",
+    "update_differs",
     "sequences",
     "tables",
     "schemas",
@@ -192,9 +201,21 @@ fn agent(file: FileAgent) -> Result<Agent> {
 
 fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
-    let FileSlave { name, initial, schema, two_phase, apply, sequences, tables, schemas, table, .. } = file;
+    let FileSlave { name, initial, schema, two_phase, apply, insert_exists, update_differs, .. } = file;
+    let FileSlave { sequences, tables, schemas, table, .. } = file;
     let mapping = Arc::new(mapping::mapping(&name, &tables, schemas, table)?);
-    Ok(Slave { name, dsn, initial, schema, two_phase, apply, sequences, mapping })
+    Ok(Slave {
+        name,
+        dsn,
+        initial,
+        schema,
+        two_phase,
+        apply,
+        insert_exists,
+        update_differs,
+        sequences,
+        mapping,
+    })
 }
 
 /// Only the parser's message and the place: what it would quote may hold a password.

@@ -16,6 +16,7 @@ use super::{CapturedTable, CopiedTable};
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
+use crate::node::Route;
 use crate::session;
 use crate::wake::{Cancels, Stop};
 
@@ -106,8 +107,9 @@ impl Work<'_> {
     fn help(&self) {
         let Crew { config, slave, cancels, .. } = self.crew;
         let opened = || -> Result<_> {
-            let master = session::connect_master(&config.master.dsn, "copy")?;
-            let client = session::connect_slave(slave)?;
+            let mut master = session::connect_master(&config.master.dsn, "copy")?;
+            let mut client = session::connect_slave(slave)?;
+            Route::find(&mut master, &mut client, &slave.name)?;
             let cancelable = (cancels.add(&config.master.dsn, &master)?, cancels.add(&slave.dsn, &client)?);
             Ok((master, client, cancelable))
         };

@@ -121,7 +121,9 @@ impl<'a> Parts<'a> {
         (self.hand_on)(Part { chunks, large: Some(large), end: None })
     }
 
-    pub(super) fn finish(self, end: End) -> Result<()> {
-        (self.hand_on)(Part { chunks: self.chunks, large: None, end: Some(end) })
+    pub(super) fn finish(&mut self, end: End) -> Result<()> {
+        self.bytes = 0;
+        let chunks = std::mem::take(&mut self.chunks);
+        (self.hand_on)(Part { chunks, large: None, end: Some(end) })
     }
 }

@@ -72,6 +72,19 @@ create table if not exists pyreplica_agent.skip (
     constraint skip_pkey primary key (agent, slave, xid, statement)
 );
 
+-- Whose changes come from which master. Those of one node from two masters come twice, but for different tables.
+create table if not exists pyreplica_agent.source (
+    agent  text        not null,
+    slave  text        not null,
+    master text        not null, -- pyreplica.node.id there
+    node   text        not null, -- that of the node where the changes were made
+    since  timestamptz not null default clock_timestamp(),
+    constraint source_pkey primary key (agent, slave, node)
+);
+-- It tells what comes to the slaves of this database.
+grant usage on schema pyreplica_agent to public;
+grant select on pyreplica_agent.source to public;
+
 -- Changes that did not find the row they expected, or that stopped the slave.
 create table if not exists pyreplica_agent.conflict (
     id         bigint      generated always as identity constraint conflict_pkey primary key,

@@ -1,7 +1,7 @@
 -- The slave's sequence for each of the master's, in their order: that which column $5 of table $3.$4 owns, or else $1.$2;
 -- NULL where there is none. What our role lacks on it: to read it is needed so that it is never set back.
 select k.oid, n.nspname::text as schema_name, k.relname::text as sequence_name,
-       s.seqincrement as increment, s.seqmin as min, s.seqmax as max, s.seqcycle as cycle,
+       s.seqstart as start, s.seqincrement as increment, s.seqmin as min, s.seqmax as max, s.seqcycle as cycle,
        array(select p from unnest(array['SELECT', 'UPDATE']) p
               where not has_sequence_privilege(k.oid, p) or not has_schema_privilege(n.oid, 'USAGE')) as lacks
   from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])

@@ -1,8 +1,11 @@
 -- Table $1.$2 as the slave has it, a row for each column. equality: the operator by which the slave's own unique index
 -- tells keys apart (citext and other user types bring theirs), else the type's default, qualified by its schema.
+-- Our own trigger, where the slave forwards, does not mind many rows at once.
 select c.oid, c.relkind::text as relkind, a.attname::text as name,
        c.relkind not in ('r', 'p')
-       or exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled in ('A', 'R'))
+       or exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+                   where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled in ('A', 'R')
+                     and p.pronamespace is distinct from to_regnamespace('pyreplica'))
        or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R')) as one_by_one,
        format_type(a.atttypid, -1) as type,
        format_type(a.atttypid, a.atttypmod) as full_type,

@@ -42,6 +42,10 @@ pub(super) fn compare(
             out(&format!("{place}: cannot be read or set, and is not followed"))?;
             continue;
         }
+        if found.goes_between(moved.value) {
+            out(&format!("{place}: gives values between the master's, and does not follow"))?;
+            continue;
+        }
         let mut here = state(pair, &found)?;
         while is_behind(here, moved, bounds) && Instant::now() < deadline {
             if pair.stop.wait(LOOK_EVERY) {

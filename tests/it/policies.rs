@@ -1,0 +1,110 @@
+//! What agent.toml says about rows of the slave's own: `insert_exists` and `update_differs`.
+
+use pyreplica_tests::trio::{Setup, Trio};
+
+const TABLE: &str =
+    "create table t (id int primary key, mail text, area int4range, gone boolean not null default false,
+                     exclude using gist (area with &&));
+     create unique index t_mail on t (lower(mail)) where not gone";
+
+/// A slave with rows 1 and 2, and what the master then inserts, by both ways to apply it.
+fn conflict(policy: &str, inserts: &str, check: impl Fn(&Trio)) {
+    for apply in ["net", "exact"] {
+        let lines = format!("insert_exists = \"{policy}\"\napply = \"{apply}\"");
+        let trio = Setup::new(TABLE).slaves(1).slave_line(&lines).build();
+        trio.once().expect_code(0);
+        trio.slaves[0]
+            .run("insert into t values (1, 'Ann', '[1,5)'), (2, 'Bob', '[10,15)'); insert into t values (3, 'Eve', null, true)");
+        trio.master.run(inserts);
+        trio.once().expect_code(0);
+        check(&trio);
+    }
+}
+
+fn recorded(trio: &Trio) -> Vec<String> {
+    trio.slaves[0].rows("select conflict, op, key, detail, applied from pyreplica_agent.conflict order by id")
+}
+
+fn rows(trio: &Trio) -> Vec<String> {
+    trio.slaves[0].rows("select id, mail from t order by id")
+}
+
+#[test]
+fn keep_leaves_the_row_of_the_slave() {
+    conflict("keep", "insert into t values (1, 'Zoe'), (4, 'BOB'), (5, 'eve'); insert into t select generate_series(10, 50)", |trio| {
+        assert_eq!(rows(trio)[..4], ["1|Ann", "2|Bob", "3|Eve", "5|eve"], "Eve is gone, so eve may be");
+        assert_eq!(trio.slaves[0].value("select count(*) from t where id >= 10"), "41");
+        assert_eq!(
+            recorded(trio),
+            [
+                "insert_exists|INSERT|(id)=(1)|The slave's row is kept.|f",
+                "insert_exists|INSERT|(id)=(4)|The slave's row is kept.|f",
+            ]
+        );
+    });
+}
+
+#[test]
+fn replace_puts_the_row_of_the_master_in_its_place() {
+    conflict(
+        "replace",
+        "insert into t values (1, 'Zoe'), (4, 'BOB'); insert into t values (6, null, '[2,3)')",
+        |trio| {
+            assert_eq!(rows(trio), ["1|Zoe", "3|Eve", "4|BOB", "6|null"]);
+            // Row 6 would have collided with the area that the first one had.
+            assert_eq!(
+                recorded(trio),
+                [
+                    "insert_exists|INSERT|(id)=(1)|The slave's row is replaced by the master's.|t",
+                    "insert_exists|INSERT|(id)=(4)|The slave's row is replaced by the master's.|t",
+                ]
+            );
+        },
+    );
+}
+
+#[test]
+fn a_row_that_collides_with_several_is_named_so() {
+    conflict("replace", "insert into t values (1, 'bob', '[11,12)')", |trio| {
+        assert_eq!(rows(trio), ["1|bob", "3|Eve"]);
+        assert_eq!(
+            recorded(trio),
+            ["multiple_unique_conflicts|INSERT|(id)=(1)|2 rows of the slave are replaced by the master's.|t"]
+        );
+    });
+    conflict("keep", "insert into t values (9, 'ann', '[11,12)')", |trio| {
+        assert_eq!(rows(trio), ["1|Ann", "2|Bob", "3|Eve"]);
+        assert_eq!(
+            recorded(trio),
+            ["multiple_unique_conflicts|INSERT|(id)=(9)|2 rows of the slave are kept.|f"]
+        );
+    });
+}
+
+#[test]
+fn by_default_the_slave_stops_and_names_the_conflict() {
+    let trio = Setup::new(TABLE).slaves(1).build();
+    trio.once().expect_code(0);
+    trio.slaves[0].run("insert into t values (1, 'Ann'), (2, 'Bob')");
+    trio.master.run("insert into t values (1, 'bob')");
+    trio.once().expect_code(1).expect_text(&["conflict=multiple_unique_conflicts", "(id)=(1)"]);
+    trio.slaves[0].run("delete from t");
+    trio.once().expect_code(0);
+    trio.slaves[0].run("insert into t values (7, 'zoe')");
+    trio.master.run("update t set mail = 'Zoe'");
+    trio.once().expect_code(1).expect_text(&["conflict=update_exists", "(id)=(1)"]);
+    assert_eq!(rows(&trio), ["1|bob", "7|zoe"]);
+}
+
+#[test]
+fn an_update_may_leave_the_row_of_the_slave_too() {
+    let trio = Setup::new(TABLE).slaves(1).slave_line("update_differs = \"keep\"").build();
+    trio.master.run("insert into t values (1, 'a'), (2, 'b')");
+    trio.once().expect_code(0);
+    trio.slaves[0].run("update t set mail = 'mine' where id = 1");
+    trio.master.run("update t set mail = 'master' || id");
+    trio.once().expect_code(0);
+    assert_eq!(rows(&trio), ["1|mine", "2|master2"]);
+    let detail = "Old value on the master and value on the slave differ in \"mail\".";
+    assert_eq!(recorded(&trio), [format!("update_differs|UPDATE|(id)=(1)|{detail}|f")]);
+}
