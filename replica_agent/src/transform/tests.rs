@@ -18,6 +18,7 @@ fn table(values: &[(&str, &str)], row_filter: Option<&str>, operations: Operatio
         is_enum: false,
         always_identity: false,
         generated: false,
+        leads_index: false,
         equality: "=".into(),
     };
     SlaveTable {
