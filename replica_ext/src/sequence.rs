@@ -40,7 +40,7 @@ fn remove_sequence(sequence: Oid) {
 /// Last value and whether it was used, as `(value, 0 or 1)`; NULL when the sequence is gone.
 #[pg_extern(sql = false)]
 fn sequence_state(sequence: Oid) -> Option<Vec<i64>> {
-    heap::sequence_state(sequence).map(|(value, called)| vec![value, called.into()])
+    heap::sequence_states(&[sequence])[0].map(|(value, called)| vec![value, called.into()])
 }
 
 /// The replicated sequences that have moved since this session last asked, or all of them, as oid, last value, 0 or 1.
@@ -56,8 +56,8 @@ fn moved_sequences(all: bool) -> Vec<i64> {
         }
         let sequences = reader.sequences.get_or_insert_with(list);
         let mut moved = Vec::new();
-        for &sequence in sequences.iter() {
-            let Some((value, called)) = heap::sequence_state(sequence) else { continue };
+        for (&sequence, state) in sequences.iter().zip(heap::sequence_states(sequences)) {
+            let Some((value, called)) = state else { continue };
             if reader.told.insert(sequence, (value, called)) != Some((value, called)) {
                 moved.extend([i64::from(sequence.to_u32()), value, called.into()]);
             }

@@ -228,46 +228,56 @@ struct SequenceForm {
 }
 
 fn read_sequence(oid: Oid) -> SequenceData {
-    // SAFETY: a relation that does not exist is an ERROR.
-    let relation = unsafe { pg_sys::relation_open(oid, pg_sys::AccessShareLock as i32) };
-    // SAFETY: only sequences are asked for here.
-    unsafe { read_open_sequence(relation) }
+    let mut data = [None];
+    read_sequences(&[oid], &mut data);
+    data[0].unwrap_or_else(|| crate::error::no_log())
 }
 
-/// Last value of a sequence, and whether it was used; None when there is no such sequence (any more).
-pub fn sequence_state(oid: Oid) -> Option<(i64, bool)> {
-    // SAFETY: NULL when there is no such relation; else it is open and locked, and of the kind that its row says.
+/// Last value of each sequence, and whether it was used; None when there is no such sequence (any more).
+pub fn sequence_states(oids: &[Oid]) -> Vec<Option<(i64, bool)>> {
+    let mut data = vec![None; oids.len()];
+    read_sequences(oids, &mut data);
+    data.into_iter().map(|data| data.map(|data| (data.last_value, data.is_called))).collect()
+}
+
+/// Many at once, under one guard of pgrx instead of one, a sigsetjmp, for each call.
+fn read_sequences(oids: &[Oid], data: &mut [Option<SequenceData>]) {
+    // SAFETY: nothing in it has a destructor. A sequence that exists has one page with one tuple of this form at the
+    // first line pointer; it is read under the buffer's share lock, as read_seq_tuple does.
     unsafe {
-        let relation = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as i32);
-        if relation.is_null() {
-            return None;
-        }
-        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_SEQUENCE as core::ffi::c_char {
-            pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
-            return None;
-        }
-        let data = read_open_sequence(relation);
-        Some((data.last_value, data.is_called))
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            for (oid, data) in oids.iter().zip(data) {
+                let relation = unguarded::try_relation_open(*oid, pg_sys::AccessShareLock as i32);
+                if relation.is_null() {
+                    continue;
+                }
+                if (*(*relation).rd_rel).relkind == pg_sys::RELKIND_SEQUENCE as core::ffi::c_char {
+                    let buffer = unguarded::ReadBuffer(relation, 0);
+                    unguarded::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+                    let page = pg_sys::BufferGetPage(buffer);
+                    let item = pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1));
+                    let header = item.cast::<pg_sys::HeapTupleHeaderData>();
+                    *data = Some(*item.add((*header).t_hoff as usize).cast::<SequenceData>());
+                    unguarded::UnlockReleaseBuffer(buffer);
+                }
+                unguarded::relation_close(relation, pg_sys::AccessShareLock as i32);
+            }
+        });
     }
 }
 
-/// Reads a sequence and closes it.
-///
-/// # Safety
-/// The relation is a sequence, opened under ACCESS SHARE.
-unsafe fn read_open_sequence(relation: pg_sys::Relation) -> SequenceData {
-    // SAFETY: a sequence has one page with one tuple of this form at the first line pointer; it is read under
-    // the buffer's share lock, as read_seq_tuple does.
-    unsafe {
-        let buffer = pg_sys::ReadBuffer(relation, 0);
-        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-        let page = pg_sys::BufferGetPage(buffer);
-        let item = pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1));
-        let header = item.cast::<pg_sys::HeapTupleHeaderData>();
-        let data = *item.add((*header).t_hoff as usize).cast::<SequenceData>();
-        pg_sys::UnlockReleaseBuffer(buffer);
-        pg_sys::relation_close(relation, pg_sys::AccessShareLock as i32);
-        data
+/// What `read_sequences` calls under its own guard.
+mod unguarded {
+    use pgrx::pg_sys::{BlockNumber, Buffer, Oid, Relation, LOCKMODE};
+
+    unsafe extern "C-unwind" {
+        /// access/relation.h
+        pub fn try_relation_open(oid: Oid, mode: LOCKMODE) -> Relation;
+        pub fn relation_close(relation: Relation, mode: LOCKMODE);
+        /// storage/bufmgr.h
+        pub fn ReadBuffer(relation: Relation, block: BlockNumber) -> Buffer;
+        pub fn LockBuffer(buffer: Buffer, mode: core::ffi::c_int);
+        pub fn UnlockReleaseBuffer(buffer: Buffer);
     }
 }
 
