@@ -182,14 +182,6 @@ impl Names {
     }
 }
 
-/// A statement that sets sequences, and what it binds.
-pub struct Due {
-    pub statement: Statement,
-    pub oids: Vec<u32>,
-    pub values: Vec<i64>,
-    pub called: Vec<bool>,
-}
-
 /// The sequences of one slave.
 pub struct Follower {
     slave: String,
@@ -234,39 +226,35 @@ impl Follower {
 
     /// Sets the slave's sequences that are behind. Part of no transaction: only the rows wait for it.
     pub fn catch_up(&mut self, client: &mut impl GenericClient) -> Result<()> {
-        let Some(due) = self.due(client)? else { return Ok(()) };
-        client.execute(&due.statement, &[&due.oids, &due.values, &due.called]).map_err(|e| self.failed(e))?;
-        Ok(())
-    }
-
-    /// What is to be sent so that the slave's sequences are no longer behind; asks the slave only about those that it
-    /// has not been asked about.
-    pub fn due(&mut self, client: &mut impl GenericClient) -> Result<Option<Due>> {
         if self.news.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         self.look_up(client)?;
+        let news: Vec<Moved> = std::mem::take(&mut self.news).into_values().collect();
+        let (mut oids, mut values, mut called) = (Vec::new(), Vec::new(), Vec::new());
+        for moved in &news {
+            if let Some(Some(oid)) = self.known.get(&moved.sequence.oid) {
+                oids.push(*oid);
+                values.push(moved.value);
+                called.push(moved.called);
+            }
+        }
+        if oids.is_empty() {
+            return Ok(());
+        }
+        let failed =
+            |name: &str, e| Error::from_pg(format!("could not set the sequences of slave \"{name}\""), e);
         let statement = match &self.set {
             Some(statement) => statement.clone(),
             None => {
-                let statement =
-                    client.prepare(include_str!("sql/set_sequences.sql")).map_err(|e| self.failed(e))?;
+                let statement = client
+                    .prepare(include_str!("sql/set_sequences.sql"))
+                    .map_err(|e| failed(&self.slave, e))?;
                 self.set.insert(statement).clone()
             }
         };
-        let mut due = Due { statement, oids: Vec::new(), values: Vec::new(), called: Vec::new() };
-        for moved in std::mem::take(&mut self.news).into_values() {
-            if let Some(Some(oid)) = self.known.get(&moved.sequence.oid) {
-                due.oids.push(*oid);
-                due.values.push(moved.value);
-                due.called.push(moved.called);
-            }
-        }
-        Ok((!due.oids.is_empty()).then_some(due))
-    }
-
-    fn failed(&self, e: postgres::Error) -> Error {
-        Error::from_pg(format!("could not set the sequences of slave \"{}\"", self.slave), e)
+        client.execute(&statement, &[&oids, &values, &called]).map_err(|e| failed(&self.slave, e))?;
+        Ok(())
     }
 
     fn look_up(&mut self, client: &mut impl GenericClient) -> Result<()> {
