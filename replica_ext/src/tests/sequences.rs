@@ -8,6 +8,8 @@ use super::captured;
 pub mod tests {
     use super::*;
 
+    // Each test has tables of its own name: the server names their sequences with an eye on those that other tests, running
+    // at the same time, have not committed.
     fn replicated() -> Vec<String> {
         let query = "select coalesce(array_agg(concat_ws(' ', relation, owned_by, column_name) order by relation::text), '{}')
                        from pyreplica.replicated_sequence";
@@ -28,11 +30,11 @@ pub mod tests {
     #[pg_test]
     fn those_of_captured_tables_are_by_themselves() {
         Spi::run("create table plain (id serial); create sequence s").expect("a table");
-        captured("t", "id serial primary key, n int generated always as identity");
-        assert_eq!(replicated(), ["t_id_seq t id", "t_n_seq t n"]);
+        captured("here", "id serial primary key, n int generated always as identity");
+        assert_eq!(replicated(), ["here_id_seq here id", "here_n_seq here n"]);
         Spi::run("select pyreplica.add_sequence('s')").expect("added");
-        assert_eq!(replicated(), ["s", "t_id_seq t id", "t_n_seq t n"]);
-        Spi::run("select pyreplica.remove_table('t'), pyreplica.remove_sequence('s')").expect("removed");
+        assert_eq!(replicated(), ["here_id_seq here id", "here_n_seq here n", "s"]);
+        Spi::run("select pyreplica.remove_table('here'), pyreplica.remove_sequence('s')").expect("removed");
         assert_eq!(replicated(), [""; 0]);
     }
 
@@ -46,18 +48,18 @@ pub mod tests {
 
     #[pg_test]
     fn the_reader_hears_of_those_that_moved() {
-        captured("t", "id serial primary key");
+        captured("heard", "id serial primary key");
         Spi::run("create sequence d increment -2 start -5; select pyreplica.add_sequence('d')")
             .expect("added");
-        assert_eq!(moved(false), [("t_id_seq".into(), 1, 0), ("d".into(), -5, 0)]);
+        assert_eq!(moved(false), [("heard_id_seq".into(), 1, 0), ("d".into(), -5, 0)]);
         assert_eq!(moved(false), []);
-        Spi::run("select nextval('t_id_seq')").expect("a value");
-        assert_eq!(moved(false), [("t_id_seq".into(), 1, 1)]);
+        Spi::run("select nextval('heard_id_seq')").expect("a value");
+        assert_eq!(moved(false), [("heard_id_seq".into(), 1, 1)]);
         Spi::run("select nextval('d'), nextval('d')").expect("values");
         assert_eq!(moved(false), [("d".into(), -7, 1)]);
         assert_eq!(moved(true).len(), 2);
-        Spi::run("alter table t add other serial").expect("a column");
-        assert_eq!(moved(false), [("t_other_seq".into(), 1, 0)]);
+        Spi::run("alter table heard add other serial").expect("a column");
+        assert_eq!(moved(false), [("heard_other_seq".into(), 1, 0)]);
         Spi::run("select pyreplica.remove_sequence('d'), nextval('d')").expect("removed");
         assert_eq!(moved(false), []);
     }
@@ -67,16 +69,16 @@ pub mod tests {
         Spi::run("create table t (id int primary key); select pyreplica.add_sequence('t')").expect("refused");
     }
 
-    #[pg_test(error = "sequence public.t_id_seq is already replicated")]
+    #[pg_test(error = "sequence public.once_id_seq is already replicated")]
     fn not_twice() {
-        captured("t", "id serial primary key");
-        Spi::run("select pyreplica.add_sequence('t_id_seq')").expect("refused");
+        captured("once", "id serial primary key");
+        Spi::run("select pyreplica.add_sequence('once_id_seq')").expect("refused");
     }
 
-    #[pg_test(error = "sequence public.t_id_seq was not added")]
+    #[pg_test(error = "sequence public.kept_id_seq was not added")]
     fn an_owned_one_goes_with_its_table() {
-        captured("t", "id serial primary key");
-        Spi::run("select pyreplica.remove_sequence('t_id_seq')").expect("refused");
+        captured("kept", "id serial primary key");
+        Spi::run("select pyreplica.remove_sequence('kept_id_seq')").expect("refused");
     }
 
     #[pg_test(error = "must be owner of sequence s")]
