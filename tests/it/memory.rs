@@ -5,13 +5,6 @@ use pyreplica_tests::trio::Setup;
 /// A fixed part, and one for each slave; nothing for the size of rows.
 const MEBIBYTES: (u64, u64) = (64, 16);
 
-/// The most that a process has had in memory so far, in MiB.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
-}
-
 fn check(slaves: usize, workload: &[&str]) {
     let mut trio = Setup::new("create table t (id int primary key, v text)").slaves(slaves).start();
     trio.master.run("alter table t alter v set storage external");
@@ -19,10 +12,9 @@ fn check(slaves: usize, workload: &[&str]) {
         trio.master.run(sql);
         trio.catch_up();
     }
-    let peak = peak(trio.agent.pid());
+    let peak = trio.agent.peak_mebibytes();
     let limit = MEBIBYTES.0 + MEBIBYTES.1 * slaves as u64;
     assert!(peak <= limit, "the agent took {peak} MiB, more than {limit}");
-    eprintln!("{slaves} slaves: {peak} MiB");
     let all = "select id, md5(v) from t order by id";
     for slave in &trio.slaves {
         assert_eq!(slave.rows(all), trio.master.rows(all));

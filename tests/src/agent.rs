@@ -138,6 +138,13 @@ impl Agent {
         self.process.as_ref().expect("the agent was started").id()
     }
 
+    /// The most that it has had in memory so far (VmHWM), in MiB.
+    pub fn peak_mebibytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the agent runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number").div_ceil(1024)
+    }
+
     /// SIGTERM; gives the exit status.
     pub fn stop(&mut self) -> ExitStatus {
         send_signal(self.pid(), "TERM");
