@@ -28,7 +28,7 @@ help:
 	@echo 'make test      all tests, on private servers'
 	@echo 'make check     format, lints, instruction counts and the tests that need no server'
 	@echo 'make bench     what writers pay, and how fast slaves follow (BENCH=capture_overhead ONLY="update slony" ROUNDS=5)'
-	@echo 'make bench-peers  installs what the benchmarks compare us with: Slony-I, PgQ, Bucardo, plpython3'
+	@echo 'make bench-peers  installs what the benchmarks compare us with: Slony-I, pglogical, PgQ, Bucardo, plpython3'
 	@echo 'make install   the extension into the PostgreSQL of PG_CONFIG, the agent with manual page and unit file into PREFIX'
 	@echo 'make package   both as an archive under target/'
 	@echo 'make deps      what demo and test install: Debian packages, cargo-pgrx'

@@ -1,15 +1,17 @@
-//! How fast a slave takes in a backlog: ours beside a native subscription of the same tables on the same master.
+//! How fast a slave takes in a backlog: ours beside a native subscription of the same tables on the same master, and
+//! where they are installed pglogical on that master, and Slony-I on one of its own.
 //!
-//! While a backlog is written both consumers stand still (SIGSTOP to the agent, and to the subscriber's apply worker).
+//! While a backlog is written all consumers stand still (SIGSTOP to the agent, the apply workers, the slave's slon).
 //! Then each is let go by itself, and the time runs until the last transaction of the backlog is visible on its slave.
-//! Fair: same master, tables, transactions, server settings; who goes first changes from round to round; afterwards both
+//! Fair: same tables, transactions, server settings; who goes first changes from round to round; afterwards the
 //! slaves are compared with the master. In native replication's favour: its subscriber commits asynchronously, which is
 //! its default, while ours is a two-phase commit. In ours: the log is written with the transactions, before the time runs.
 
 use std::time::{Duration, Instant};
 
 use pyreplica_benches::consumer::{wait, Consumer, SERVER};
-use pyreplica_benches::{median, paired, rounds, turns};
+use pyreplica_benches::process::server_cpu_seconds;
+use pyreplica_benches::{median, paired, rivals, rounds, turns};
 use pyreplica_tests::check;
 use pyreplica_tests::cluster::Cluster;
 use pyreplica_tests::db::Db;
@@ -55,6 +57,9 @@ const WORKLOADS: &[(&str, u32, u32, &str)] = &[
     ),
 ];
 
+const AT_MOST: Duration = Duration::from_secs(600);
+
+const TABLES_AND_MARKER: [&str; 7] = ["rows", "hot", "done", "branches", "tellers", "accounts", "history"];
 const TABLES: [&str; 6] = ["rows", "hot", "branches", "tellers", "accounts", "history"];
 
 fn main() {
@@ -64,58 +69,92 @@ fn main() {
         .iter()
         .filter(|(name, ..)| only.is_empty() || only.iter().any(|word| name.contains(word.as_str())))
         .collect();
-    let master = Cluster::start("master", SERVER).create_db("bench", "");
+    let master = master("master", &rivals::settings());
     master.run("create extension pyreplica");
-    master.run(SCHEMA);
-    master.run(DATA);
     master.run(
         "select pyreplica.add_all_tables('public'); create publication bench for tables in schema public",
     );
-    let consumers = [Consumer::ours("ours", &master, SCHEMA, ""), Consumer::native(&master, SCHEMA)];
+    let mut consumers = vec![Consumer::ours("ours", &master, SCHEMA, ""), Consumer::native(&master, SCHEMA)];
+    let mut masters = vec![master];
+    match rivals::has_pglogical() {
+        true => consumers.push(rivals::pglogical(&masters[0], SCHEMA)),
+        false => println!("without pglogical: {}", rivals::INSTALL),
+    }
+    match rivals::has_slony() {
+        true => {
+            masters.push(self::master("master-of-slony", SERVER));
+            consumers.push(rivals::slony(&masters[1], &TABLES_AND_MARKER, SCHEMA));
+        }
+        false => println!("without Slony-I: {}", rivals::INSTALL),
+    }
     for consumer in &consumers {
         let copied = "select count(*) = 1000000 from accounts";
-        wait(&mut consumer.slave.session(), copied, Duration::from_secs(120));
+        wait(&mut consumer.slave.session(), copied, AT_MOST);
         consumer.slave.run("vacuum analyze");
     }
-    master.run("vacuum analyze");
+    masters.iter().for_each(|master| master.run("vacuum analyze"));
 
-    // Seconds by workload, consumer, round.
-    let mut seconds = vec![[Vec::new(), Vec::new()]; workloads.len()];
+    let mut drains = vec![vec![Vec::<Drain>::new(); consumers.len()]; workloads.len()];
     let mut marker = 0;
     for round in 0..rounds {
-        for (workload, (_, transactions, _, statement)) in workloads.iter().enumerate() {
+        for ((_, transactions, _, statement), drains) in workloads.iter().zip(&mut drains) {
             consumers.iter().for_each(Consumer::stand_still);
             marker += 1;
-            write_backlog(&master, *transactions, statement, marker);
-            for consumer in turns(consumers.len(), round) {
-                seconds[workload][consumer].push(drain(&consumers[consumer], marker).as_secs_f64());
+            masters.iter().for_each(|master| write_backlog(master, *transactions, statement, marker));
+            for turn in turns(consumers.len(), round) {
+                drains[turn].push(drain(&consumers[turn], marker));
             }
         }
         for consumer in &consumers {
+            let master = if consumer.name == "slony" { &masters[1] } else { &masters[0] };
             for table in TABLES {
-                if let Err(difference) = check::compare(&master, &consumer.slave, table) {
+                if let Err(difference) = check::compare(master, &consumer.slave, table) {
                     panic!("{}: {difference}", consumer.name);
                 }
             }
         }
         marker += 1;
-        master.run(&format!("truncate rows restart identity; insert into done values ({marker})"));
+        for master in &masters {
+            master.run(&format!("truncate rows restart identity; insert into done values ({marker})"));
+        }
         for consumer in &consumers {
-            wait(&mut consumer.slave.session(), &is_done(marker), Duration::from_secs(120));
+            wait(&mut consumer.slave.session(), &is_done(marker), AT_MOST);
         }
     }
-
-    println!("{:<48} {:>12} {:>12} {:>7}", "backlog", "ours", "native", "ratio");
-    for ((name, transactions, rows, _), [ours, native]) in workloads.iter().zip(seconds) {
-        let ratio = paired(&ours, &native, |ours, native| native / ours);
-        let (unit, count) = match rows {
-            4 => ("tx/s", *transactions),
-            rows => ("rows/s", transactions * rows),
-        };
-        let rate = |seconds| f64::from(count) / median(seconds);
-        println!("{name:<48} {:>7.0} {unit} {:>7.0} {unit} {ratio:>6.2}", rate(ours), rate(native));
+    let names: Vec<&str> = consumers.iter().map(|consumer| consumer.name).collect();
+    for ((name, transactions, rows, _), drains) in workloads.iter().zip(&drains) {
+        show(name, *transactions, *rows, &names, drains);
     }
-    println!("medians of {rounds} rounds; the ratio is the median within a round");
+    println!("\nmedians of {rounds} rounds; the ratios to native are medians within a round");
+    println!("processor time is that of the slave's server");
+}
+
+fn master(name: &str, settings: &[(&str, &str)]) -> Db {
+    let master = Cluster::start(name, settings).create_db("bench", "");
+    master.run(SCHEMA);
+    master.run(DATA);
+    master
+}
+
+fn show(name: &str, transactions: u32, rows: u32, consumers: &[&str], drains: &[Vec<Drain>]) {
+    let (unit, count) = match rows {
+        4 => ("tx/s", transactions),
+        rows => ("rows/s", transactions * rows),
+    };
+    let count = f64::from(count);
+    println!("\n{name:<48} {unit:>9} {:>9} {:>12} {:>9}", "ratio", "slave's us", "ratio");
+    let native = consumers.iter().position(|name| *name == "native").expect("native is always there");
+    for (consumer, of) in consumers.iter().zip(drains) {
+        let ratio = |figure: fn(&Drain) -> f64| paired(of, &drains[native], |a, b| figure(b) / figure(a));
+        let middle = |figure: fn(&Drain) -> f64| median(of.iter().map(figure).collect());
+        println!(
+            "  {consumer:<46} {:>9.0} {:>9.2} {:>12.2} {:>9.2}",
+            count / middle(|d| d.seconds),
+            ratio(|d| d.seconds),
+            middle(|d| d.processor) / count * 1e6,
+            ratio(|d| d.processor)
+        );
+    }
 }
 
 fn write_backlog(master: &Db, transactions: u32, statement: &str, marker: u32) {
@@ -127,13 +166,21 @@ fn write_backlog(master: &Db, transactions: u32, statement: &str, marker: u32) {
     session.run(&format!("set synchronous_commit = on; insert into done values ({marker})"));
 }
 
-/// How long the consumer takes until the marker is visible on its slave.
-fn drain(consumer: &Consumer, marker: u32) -> Duration {
+/// What it takes until the marker is visible on the slave.
+#[derive(Clone, Copy)]
+struct Drain {
+    seconds: f64,
+    /// Of the slave's server.
+    processor: f64,
+}
+
+fn drain(consumer: &Consumer, marker: u32) -> Drain {
     let mut session = consumer.slave.session();
-    let began = Instant::now();
+    let server = consumer.slave.server.pid();
+    let (before, began) = (server_cpu_seconds(server), Instant::now());
     consumer.go_on();
-    wait(&mut session, &is_done(marker), Duration::from_secs(120));
-    began.elapsed()
+    wait(&mut session, &is_done(marker), AT_MOST);
+    Drain { seconds: began.elapsed().as_secs_f64(), processor: server_cpu_seconds(server) - before }
 }
 
 fn is_done(marker: u32) -> String {

@@ -31,8 +31,8 @@ command -v cargo >/dev/null 2>&1 || {
 
 packages="gcc libc6-dev pkg-config libssl-dev valgrind"
 if [ "$1" = peers ]; then
-    # Slony-I, PgQ, Bucardo and what its functions are written in, plpython3 for the trigger of the original.
-    packages="slony1-2-bin postgresql-$PG-slony1-2 postgresql-$PG-pgq3 bucardo postgresql-plperl-$PG postgresql-plpython3-$PG"
+    # Slony-I, pglogical, PgQ, Bucardo and what its functions are written in, plpython3 for the trigger of the original.
+    packages="slony1-2-bin postgresql-$PG-slony1-2 postgresql-$PG-pglogical postgresql-$PG-pgq3 bucardo postgresql-plperl-$PG postgresql-plpython3-$PG"
     if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != "/usr/lib/postgresql/$PG/bin/pg_config" ]; then
         say "Debian's packages go into its own PostgreSQL, not into that of $PG_CONFIG" >&2
         exit 1

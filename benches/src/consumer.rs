@@ -1,13 +1,16 @@
-//! Slaves that take in what a master writes: ours, and a native subscription; each can be made to stand still.
+//! Slaves that take in what a master writes: ours, a native subscription, `rivals`; each can be made to stand still.
 //!
-//! SIGSTOP to the agent, or to the subscriber's apply worker: their sessions stay open, and the backlog waits on the
+//! SIGSTOP to the agent, to the subscriber's apply worker, to the daemon of the slave: their sessions stay open, and the backlog waits on the
 //! master.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pyreplica_tests::agent::Agent;
-use pyreplica_tests::cluster::{send_signal, Cluster};
+use pyreplica_tests::cluster::{run, Cluster};
 use pyreplica_tests::db::{Db, Session};
+
+use crate::rivals::Daemon;
 
 /// Settings of master and slaves alike.
 pub const SERVER: &[(&str, &str)] = &[
@@ -22,8 +25,17 @@ pub const SERVER: &[(&str, &str)] = &[
 pub struct Consumer {
     pub name: &'static str,
     pub slave: Db,
-    pid: u32,
+    held: Held,
     _agent: Option<Agent>,
+    _daemons: Vec<Daemon>,
+}
+
+/// What stands still.
+#[derive(Clone, Copy)]
+pub enum Held {
+    Process(u32),
+    /// With all its processes.
+    Group(u32),
 }
 
 impl Consumer {
@@ -36,7 +48,7 @@ impl Consumer {
             slave.dsn()
         ));
         agent.start();
-        Consumer { name, slave, pid: agent.pid(), _agent: Some(agent) }
+        Consumer { held: Held::Process(agent.pid()), _agent: Some(agent), _daemons: Vec::new(), name, slave }
     }
 
     /// A new server that subscribes to publication `bench`.
@@ -51,16 +63,35 @@ impl Consumer {
         );
         let worker =
             slave.value("select pid from pg_stat_subscription where subname = 'bench' and relid is null");
-        let pid = worker.parse().expect("the apply worker");
-        Consumer { name: "native", slave, pid, _agent: None }
+        Consumer::new("native", slave, Held::Process(worker.parse().expect("the apply worker")))
+    }
+
+    pub fn new(name: &'static str, slave: Db, held: Held) -> Consumer {
+        Consumer { name, slave, held, _agent: None, _daemons: Vec::new() }
+    }
+
+    /// Keeps what ends with it.
+    pub fn with(mut self, daemons: Vec<Daemon>) -> Consumer {
+        self._daemons = daemons;
+        self
     }
 
     pub fn stand_still(&self) {
-        send_signal(self.pid, "STOP");
+        self.held.signal("STOP");
     }
 
     pub fn go_on(&self) {
-        send_signal(self.pid, "CONT");
+        self.held.signal("CONT");
+    }
+}
+
+impl Held {
+    pub fn signal(self, signal: &str) {
+        let whom = match self {
+            Held::Process(pid) => pid.to_string(),
+            Held::Group(pid) => format!("-{pid}"),
+        };
+        run(Command::new("sh").args(["-c", "kill -\"$1\" \"$2\"", "kill", signal, &whom]));
     }
 }
 

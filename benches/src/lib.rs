@@ -9,6 +9,7 @@ pub mod consumer;
 pub mod empty_trigger;
 pub mod process;
 pub mod report;
+pub mod rivals;
 pub mod table;
 
 use std::time::{Duration, Instant};

@@ -46,6 +46,11 @@ pub fn settings() -> Vec<(&'static str, &'static str)> {
 pub fn pglogical(master: &Db, schema: &str) -> Consumer {
     let slave = Cluster::start("pglogical", &settings()).create_db("bench", "");
     slave.run(schema);
+    // Later minor versions of PostgreSQL ask for it.
+    if master.value("select count(*) from pg_settings where name = 'output_plugin_libraries'") == "1" {
+        master.run("alter system set output_plugin_libraries = pgoutput, test_decoding, pglogical_output");
+        master.run("select pg_reload_conf()");
+    }
     let quoted = |db: &Db| db.dsn().replace('\'', "''");
     master.run(&format!(
         "create extension pglogical; select pglogical.create_node('master', '{}');
@@ -92,12 +97,12 @@ pub fn slony(master: &Db, tables: &[&str], schema: &str) -> Consumer {
         nodes[0], nodes[1]
     );
     slonik(&format!("{head}{script}"));
-    let _origin = slon(&nodes[0]);
-    let subscriber = slon(&nodes[1]);
+    let daemons = nodes.each_ref().map(|node| slon(node));
     slonik(&format!("{head}subscribe set (id = 1, provider = 1, receiver = 2, forward = no);\n"));
     let active = "select coalesce(bool_and(sub_active), false) from _bench.sl_subscribe";
     wait(&mut slave.session(), active, COPY_WITHIN);
-    Consumer::new("slony", slave, Held::Group(subscriber.id()))
+    let held = Held::Group(daemons[1].0.id());
+    Consumer::new("slony", slave, held).with(daemons.into())
 }
 
 fn slonik(script: &str) {
@@ -106,8 +111,18 @@ fn slonik(script: &str) {
     run(Command::new("slonik").arg(path));
 }
 
-/// The daemon of a node. It forks, so it gets a process group, which ends with this process.
-fn slon(conninfo: &str) -> Child {
+/// A process group that ends with what it is for, or with this process.
+pub struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        Held::Group(self.0.id()).signal("KILL");
+        self.0.wait().expect("a daemon is our child");
+    }
+}
+
+/// The daemon of a node, which forks.
+fn slon(conninfo: &str) -> Daemon {
     let dir = keeper::subdir("slon");
     let log = std::fs::File::create(dir.join("log")).expect("log of slon");
     let mut command = Command::new("slon");
@@ -119,7 +134,7 @@ fn slon(conninfo: &str) -> Child {
         .spawn()
         .expect("slon");
     std::fs::write(dir.join("agent.pid"), format!("-{}", child.id())).expect("pid file");
-    child
+    Daemon(child)
 }
 
 fn conninfo(db: &Db) -> String {
