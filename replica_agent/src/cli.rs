@@ -15,13 +15,17 @@ use crate::logging::{self, Format, Scopes};
 use crate::pipeline::Mode;
 use crate::skip_command::{skip, Wanted};
 use crate::wake::Stop;
-use crate::{daemon, everywhere, recopy, signals};
+use crate::{daemon, everywhere, man, recopy, signals};
 
 const AFTER_HELP: &str = "\
 Exit status:
   0  done, or stopped by SIGTERM or SIGINT
   1  stopped on an error, a difference or a failed check
   2  usage or configuration
+
+Signals:
+  SIGHUP           reads the configuration again; slaves that have not changed do not notice
+  SIGTERM, SIGINT  end it in order; a second one at once
 
 Environment:
   RUST_LOG  what is logged, as in RUST_LOG=replica_agent=debug; wins over --verbose and --quiet
@@ -159,23 +163,12 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
             Ok(if named { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Status { json } => everywhere::status(path, json, &mut print),
-        Command::Man => print(&man()?).map(|()| ExitCode::SUCCESS),
+        Command::Man => {
+            let page = man::page(&Cli::command())
+                .map_err(|e| Error::new(Kind::Refused, "could not write the manual page").source(e))?;
+            print(&page).map(|()| ExitCode::SUCCESS)
+        }
     }
-}
-
-/// The manual page, from what `--help` says.
-fn man() -> Result<String> {
-    let mut page = Vec::new();
-    let failed = |e| Error::new(Kind::Refused, "could not write the manual page").source(e);
-    let command = Cli::command();
-    clap_mangen::Man::new(command.clone()).section("8").render(&mut page).map_err(failed)?;
-    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = command.get_name().to_uppercase();
-        writeln!(page, ".SH COMMAND {name}").map_err(failed)?;
-        clap_mangen::Man::new(command.clone()).render_description_section(&mut page).map_err(failed)?;
-        clap_mangen::Man::new(command.clone()).render_options_section(&mut page).map_err(failed)?;
-    }
-    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Being told to stop is a good end for what runs until it is told.

@@ -69,4 +69,5 @@ pub mod verify;
 pub mod status;
 mod signals;
 mod everywhere;
+mod man;
 pub mod cli;

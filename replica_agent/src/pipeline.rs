@@ -131,13 +131,18 @@ impl Keeper {
     fn keep(mut self, ordered: &Receiver<Config>, results: &Receiver<(u64, Result<()>)>) -> Result<()> {
         let agent = self.wanted.agent_name().to_owned();
         let slaves: Vec<&str> = self.wanted.slaves.iter().map(|slave| slave.name.as_str()).collect();
-        let version = env!("CARGO_PKG_VERSION");
-        log::info!("agent \"{agent}\" starts, version {version}, slaves: {}", slaves.join(", "));
+        let (version, slaves) = (env!("CARGO_PKG_VERSION"), slaves.join(", "));
+        let text = format!("agent \"{agent}\" starts, version {version}, slaves: {slaves}");
+        log::info!("{text}");
         if self.mode == Mode::Run {
-            let text = format!("agent \"{agent}\" starts, version {version}, slaves: {}", slaves.join(", "));
             self.tellers.tell(EventKind::Start, &text);
         }
         let kept = self.turn(ordered, results);
+        // Still there if it was our own error.
+        self.jobs.values_mut().for_each(Job::end);
+        if let Some(common) = &self.common {
+            common.listening.set();
+        }
         log::info!("agent \"{agent}\" ends");
         if self.mode == Mode::Run {
             let text = match &kept {
@@ -189,9 +194,6 @@ impl Keeper {
                 self.start_and_stop()?;
             }
         }
-        if let Some(common) = &self.common {
-            common.listening.set();
-        }
         first_error.map_or(Ok(()), Err)
     }
 
@@ -211,10 +213,11 @@ impl Keeper {
         });
         for (name, job) in &mut self.jobs {
             if (changed || wanted.get(name) != Some(&job.slaves)) && job.ending.is_none() {
-                match name.as_str() {
-                    GROUP => log::info!("the group is stopped, its configuration has changed"),
-                    name => log::info!("slave \"{name}\" is stopped, its configuration has changed"),
-                }
+                let why = match wanted.contains_key(name) {
+                    true => "its configuration has changed",
+                    false => "it is no longer configured",
+                };
+                log::info!("{} is stopped: {why}", called(name));
                 job.end();
             }
         }
@@ -322,15 +325,18 @@ impl Keeper {
             }
         }
         for name in abandoned {
-            match name.as_str() {
-                GROUP => log::warn!("the group did not end in time"),
-                name => log::warn!("slave \"{name}\" did not end in time"),
-            }
-            log::warn!("the servers roll back what was not committed");
+            log::warn!("{} did not end in time; the servers roll back what was not committed", called(&name));
             if let Some(job) = self.jobs.remove(&name) {
                 self.forget(&job);
             }
         }
+    }
+}
+
+fn called(job: &str) -> String {
+    match job {
+        GROUP => "the group".to_owned(),
+        slave => format!("slave \"{slave}\""),
     }
 }
 

@@ -142,6 +142,20 @@ fn an_outage_makes_a_mail_at_its_beginning_and_one_at_its_end() {
 }
 
 #[test]
+fn sighup_changes_who_is_told_and_disturbs_no_slave() {
+    let server = MailServer::start(Encryption::None);
+    let mut trio = Trio::start(TABLE);
+    let sessions = "select string_agg(pid::text, ' ' order by pid) from pg_stat_activity \
+                    where datname = current_database() and application_name like 'replica_agent slave%'";
+    let undisturbed = trio.slaves[0].value(sessions);
+    trio.agent.configure(&(trio.config() + &plain(&server)));
+    trio.agent.reload();
+    conflict(&mut trio);
+    assert_eq!(server.wait_for("warning").to, ["dba@example.com", "ops@example.com"]);
+    assert_eq!(trio.slaves[0].value(sessions), undisturbed);
+}
+
+#[test]
 fn a_mail_server_that_is_down_gets_the_mail_when_it_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

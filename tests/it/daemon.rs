@@ -327,7 +327,9 @@ fn the_level_changes_without_a_restart() {
 #[test]
 fn the_manual_page_has_every_command() {
     let page = run_bare(&["man"]).expect_code(0).stdout;
-    for part in [".TH replica_agent 8", "COMMAND CHECK", "COMMAND VERIFY", "\\-\\-mail", "Exit status"] {
+    for part in
+        [".TH replica_agent 8", ".SS check", ".SS verify", "\\-\\-mail", "Exit status", "SIGHUP", "FILES"]
+    {
         assert!(page.contains(part), "no {part} in\n{page}");
     }
 }
