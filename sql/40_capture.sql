@@ -69,37 +69,139 @@ begin
     return next;
 end $$;
 
+-- What of a table is captured, where not all of it is:
+--
+-- "!pyreplica"           all of it; or, with any of add_table's further arguments, instead of it:
+-- "!pyreplica_options"   AFTER UPDATE [OF columns] WHEN (false [AND row_filter]): never fires. It is the record of what
+--                        was asked for, in a form that PostgreSQL keeps in step with renamed columns and functions,
+--                        hands down to partitions, dumps and restores.
+-- "!pyreplica_insert"    fires when the row is in the filter; likewise _update (before and after) and _delete
+-- "!pyreplica_moved_in"  fires for an UPDATE of a row that was not in the filter, and logs an INSERT
+-- "!pyreplica_moved_out" the other way round, and logs a DELETE
+--
+-- The first argument of each is what it logs. PostgreSQL decides WHEN before it queues an event, so what is not
+-- in the filter costs next to nothing.
+
+-- One of these (replica_ext/src/pg/filter.rs).
+create function pyreplica.make_trigger(rel oid, function oid, part text, filter pg_node_tree, filter_over text,
+                                       columns int2[], arguments text[]) returns void
+    language c as 'MODULE_PATHNAME', 'make_trigger_wrapper';
+
+-- The filter in the condition of a trigger of options, as SQL; over a row of this name, or with bare columns.
+create function pyreplica.filter_text(condition pg_node_tree, filter_over text, rel oid, row_name text) returns text
+    stable language c as 'MODULE_PATHNAME', 'filter_text_wrapper';
+
+-- Whether a trigger is one of options, and what its arguments say.
+create function pyreplica.trigger_words(arguments bytea) returns text[]
+    language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as
+    $$ select string_to_array(encode(arguments, 'escape'), '\000') $$;
+
+-- The numbers of the columns that are to be sent, or an error.
+create function pyreplica.column_numbers(rel regclass, columns name[]) returns int2[]
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    col name;
+    numbers int2[] := '{}';
+    a record;
+begin
+    foreach col in array columns loop
+        if col is null then
+            raise exception using errcode = '22004', message = 'columns must not be null',
+                hint = 'Leave out the argument to send all columns.';
+        end if;
+        select attnum, attgenerated into a from pg_attribute
+         where attrelid = rel and attname = col and attnum > 0 and not attisdropped;
+        if not found then
+            raise exception using errcode = '42703',
+                message = format('column "%s" of table %s does not exist', col, rel),
+                hint = (select 'Its columns are: ' || string_agg(attname, ', ' order by attnum) || '.'
+                          from pg_attribute where attrelid = rel and attnum > 0 and not attisdropped);
+        elsif a.attgenerated <> '' then
+            raise exception using errcode = '42611', message = format('column "%s" of table %s is generated', col, rel),
+                hint = 'Generated columns are never sent: a slave computes its own. Leave it out.';
+        elsif a.attnum = any (numbers) then
+            raise exception using errcode = '42701', message = format('column "%s" is named twice', col),
+                hint = 'Name each column once.';
+        end if;
+        numbers := numbers || a.attnum;
+    end loop;
+    select attname into col
+      from pg_index join pg_attribute on attrelid = indrelid and attnum = any (indkey)
+     where indrelid = rel and indisprimary and attnum <> all (numbers) order by attnum limit 1;
+    if found then
+        raise exception using errcode = '42P16',
+            message = format('column "%s" belongs to the primary key of table %s and is not among the columns', col, rel),
+            hint = 'The key finds the row on the slaves: name all its columns.';
+    end if;
+    return numbers;
+end $$;
+
 -- Private half of add_table, run as the extension's owner after the caller was found to own the table.
-create function pyreplica.attach(rel regclass) returns void
+create function pyreplica.attach(rel regclass, columns name[], filter pg_node_tree, filter_over text,
+                                 operations text[], whole_rows boolean) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     no record;
-    trigger_name name;
+    ops text[] := '{insert,update,delete,truncate}';
+    log_change constant oid := 'pyreplica.log_change'::regproc;
+    partly constant boolean :=
+        columns is not null or filter is not null or operations is not null or whole_rows is true;
+    op text;
+    own name;
+    word text;
 begin
     select * into no from pyreplica.objection(rel);
     if found then
         raise exception using errcode = no.state, message = no.message, hint = no.hint;
     end if;
-    execute format('create trigger "!pyreplica" after insert or update or delete on %s
-                    for each row execute function pyreplica.log_change()', rel);
-    -- By now it may have been renamed (keep_first).
-    select tgname into trigger_name from pg_trigger
-     where tgrelid = rel and tgfoid = 'pyreplica.log_change'::regproc;
-    execute format('alter trigger %I on %s depends on extension pyreplica', trigger_name, rel);
-    perform pyreplica.attach_truncate(t.relid) from pg_partition_tree(rel) t
-    union all select pyreplica.attach_truncate(rel) where not exists (select from pg_partition_tree(rel));
+    if operations is not null then
+        select quote_nullable(wanted) into op from unnest(operations) wanted where lower(wanted) = any (ops) is not true;
+        if found or operations = '{}' then
+            raise exception using errcode = '22023',
+                message = coalesce('unknown operation ' || op, 'operations must not be empty'),
+                hint = 'Operations are insert, update, delete and truncate; leave out the argument for all of them.';
+        end if;
+        ops := (select array_agg(o order by n) from unnest(ops) with ordinality u(o, n)
+                 where o in (select lower(wanted) from unnest(operations) wanted));
+    end if;
+
+    if not partly then
+        execute format('create trigger "!pyreplica" after insert or update or delete on %s
+                        for each row execute function pyreplica.log_change()', rel);
+    else
+        perform pyreplica.make_trigger(
+            rel, log_change, 'options', filter, filter_over,
+            case when columns is null then '{}' else pyreplica.column_numbers(rel, columns) end,
+            array['options'] || ops || array_remove(array[filter_over, case when whole_rows then 'whole_rows' end], null));
+        foreach op in array array_remove(ops, 'truncate') loop
+            perform pyreplica.make_trigger(rel, log_change, op, filter, filter_over, '{}', array[op]);
+        end loop;
+        if filter_over = 'rows' and 'update' = any (ops) then
+            perform pyreplica.make_trigger(rel, log_change, 'moved_in', filter, filter_over, '{}', '{insert}');
+            perform pyreplica.make_trigger(rel, log_change, 'moved_out', filter, filter_over, '{}', '{delete}');
+        end if;
+    end if;
+    perform pyreplica.keep_first();
+    for own in select tgname from pg_trigger where tgrelid = rel and tgfoid = log_change loop
+        execute format('alter trigger %I on %s depends on extension pyreplica', own, rel);
+    end loop;
+    if 'truncate' = any (ops) then
+        word := case when partly then quote_literal('truncate') else '' end;
+        perform pyreplica.attach_truncate(t.relid, word) from pg_partition_tree(rel) t
+        union all select pyreplica.attach_truncate(rel, word) where not exists (select from pg_partition_tree(rel));
+    end if;
     perform pyreplica.keep_firing();
 end $$;
 
 -- TRUNCATE fires statement triggers only, which partitions do not inherit: each partition gets its own.
-create function pyreplica.attach_truncate(rel regclass) returns void
+create function pyreplica.attach_truncate(rel regclass, word text default '') returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     if exists (select from pg_trigger where tgrelid = rel and tgfoid = 'pyreplica.log_truncate'::regproc) then
         return;
     end if;
     execute format('create trigger "!pyreplica_truncate" after truncate on %s
-                    for each statement execute function pyreplica.log_truncate()', rel);
+                    for each statement execute function pyreplica.log_truncate(%s)', rel, word);
     execute format('alter trigger "!pyreplica_truncate" on %s depends on extension pyreplica', rel);
 end $$;
 
@@ -126,7 +228,7 @@ end $$;
 
 -- Ours must be the first of a table's AFTER ROW triggers: then whatever is logged before the first row of a statement
 -- was changed before it, and what triggers of the user change comes after (replica_ext/src/buffer.rs).
--- "!pyreplica" sorts before nearly every name; where one sorts before it, ours gets a name with a control character.
+-- "!pyreplica" sorts before nearly every name; where one sorts before it, ours get names with a control character.
 create function pyreplica.keep_first() returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -136,16 +238,47 @@ begin
         select distinct own.tgname, own.tgrelid::regclass as relation
           from pg_trigger ours
           join pg_trigger other on other.tgrelid = ours.tgrelid and other.tgname < ours.tgname
+                               and other.tgfoid <> ours.tgfoid
           join pg_trigger own on own.tgfoid = ours.tgfoid and own.tgparentid = 0
                              and (own.tgrelid = ours.tgrelid
                                   or own.tgrelid in (select relid from pg_partition_ancestors(ours.tgrelid)))
          where ours.tgfoid = 'pyreplica.log_change'::regproc
            and other.tgtype & 1 = 1 and other.tgtype & 66 = 0 -- FOR EACH ROW, AFTER
-           and own.tgname <> e'\x01pyreplica'
+           and own.tgname not like e'\x01%'
     loop
-        execute format('alter trigger %I on %s rename to %I', late.tgname, late.relation, e'\x01pyreplica');
+        -- The renaming of one calls this function again, which renames the others.
+        continue when not exists (select from pg_trigger where tgrelid = late.relation and tgname = late.tgname);
+        execute format('alter trigger %I on %s rename to %I', late.tgname, late.relation,
+                       regexp_replace(late.tgname, '^!?', e'\x01'));
     end loop;
 end $$;
+
+-- What of which table is captured, as its triggers say. complete: none of them is missing.
+create view pyreplica.captured_part as
+    select t.tgrelid as relation, t.trigger_oid, t.enabled, o.tgattr as columns, o.tgqual as condition, o.oid as options,
+           case when 'rows' = any (o.words) then 'rows' when 'changes' = any (o.words) then 'changes' end as filter_over,
+           coalesce(o.operations, '{insert,update,delete,truncate}') as operations,
+           coalesce('whole_rows' = any (o.words), false) as whole_rows,
+           t.truncates = coalesce('truncate' = any (o.words), true)
+             and t.row_triggers = coalesce(1 + cardinality(array_remove(o.operations, 'truncate'))
+                                           + case when o.words @> '{update,rows}' then 2 else 0 end, 1)
+             and (o.oid is not null or t.plain) as complete
+      from (select tgrelid, min(oid) filter (where tgfoid = 'pyreplica.log_change'::regproc) as trigger_oid,
+                   bool_and(tgenabled not in ('D', 'R')) as enabled,
+                   count(*) filter (where tgfoid = 'pyreplica.log_change'::regproc) as row_triggers,
+                   bool_or(tgfoid = 'pyreplica.log_truncate'::regproc) as truncates,
+                   bool_and(tgnargs = 0) as plain
+              from pg_trigger
+             where tgparentid = 0 and tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
+             group by tgrelid) t
+           left join lateral (
+                select p.oid, p.tgattr, p.tgqual, w.words,
+                       array(select op from unnest('{insert,update,delete,truncate}'::text[]) op where op = any (w.words))
+                           as operations
+                  from pg_trigger p, pyreplica.trigger_words(p.tgargs) w(words)
+                 where p.tgrelid = t.tgrelid and p.tgparentid = 0 and p.tgfoid = 'pyreplica.log_change'::regproc
+                   and w.words[1] = 'options') o on true
+     where t.row_triggers > 0;
 
 -- Keeps captured tables captured when their definition changes: triggers that sort before ours, and partitions
 -- attached, created or detached later. Row triggers come and go with partitions, those for TRUNCATE are ours to add
@@ -163,8 +296,23 @@ begin
     perform pyreplica.attach_truncate(c.tgrelid)
        from pg_trigger c
       where c.tgfoid = 'pyreplica.log_change'::regproc and c.tgparentid <> 0
+        and exists (select from pg_trigger t where t.tgrelid in (select relid from pg_partition_ancestors(c.tgrelid))
+                                               and t.tgfoid = 'pyreplica.log_truncate'::regproc)
         and not exists (select from pg_trigger t where t.tgrelid = c.tgrelid
                                                    and t.tgfoid = 'pyreplica.log_truncate'::regproc);
+    -- A column that is dropped with CASCADE takes along the triggers that name it.
+    for orphan in
+        select t.tgrelid::regclass as relation from pg_trigger t
+         where t.tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
+           and t.tgrelid in (select objid from pg_event_trigger_ddl_commands() where classid = 'pg_class'::regclass)
+         group by t.tgrelid
+        having bool_and(t.tgparentid = 0) and bool_or(t.tgnargs > 0)
+           and not coalesce((select r.complete from pyreplica.captured_part r where r.relation = t.tgrelid), false)
+    loop
+        raise exception using errcode = '2BP01',
+            message = format('table %s is replicated in part, and this would take away what says which', orphan.relation),
+            hint = 'Remove the table with pyreplica.remove_table first, and add it again afterwards.';
+    end loop;
     for orphan in
         select tgname, tgrelid::regclass as relation from pg_trigger g
         where g.tgfoid = 'pyreplica.log_truncate'::regproc
@@ -182,9 +330,11 @@ create event trigger pyreplica_follow_ddl on ddl_command_end
 -- Agents run queued statements as replicas.
 alter event trigger pyreplica_follow_ddl enable always;
 
-create function pyreplica.add_table(relation regclass) returns void
-    strict language c as 'MODULE_PATHNAME', 'add_table_wrapper';
-comment on function pyreplica.add_table(regclass) is 'starts capture of a table; only its owner may';
+create function pyreplica.add_table(relation regclass, columns name[] default null, row_filter text default null,
+                                    operations text[] default null, whole_rows boolean default false) returns void
+    language c as 'MODULE_PATHNAME', 'pyreplica_add_table';
+comment on function pyreplica.add_table(regclass, name[], text, text[], boolean) is
+    'starts capture of a table, or of a part of it; only its owner may';
 
 create function pyreplica.remove_table(relation regclass) returns void
     strict language c as 'MODULE_PATHNAME', 'remove_table_wrapper';
@@ -223,15 +373,28 @@ end $$;
 comment on function pyreplica.add_all_tables(name) is 'starts capture of all tables of a schema; reports those that cannot be replicated';
 
 create view pyreplica.replicated_table as
-    select t.tgrelid::regclass as relation, n.nspname as schema_name, c.relname as table_name,
+    select c.oid::regclass as relation, n.nspname as schema_name, c.relname as table_name,
            (select array_agg(a.attname order by k.ord)
               from pg_index i, unnest(i.indkey) with ordinality k(attnum, ord)
               join pg_attribute a on a.attnum = k.attnum
              where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid) as key_columns,
-           c.relkind = 'p' as partitioned,
-           t.tgenabled not in ('D', 'R')
-             and exists (select from pg_trigger e where e.tgrelid = c.oid and e.tgenabled not in ('D', 'R')
-                          and e.tgfoid = 'pyreplica.log_truncate'::regproc) as enabled
-      from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-     where t.tgfoid = 'pyreplica.log_change'::regproc and t.tgparentid = 0;
+           c.relkind = 'p' as partitioned, p.enabled and p.complete as enabled,
+           (select array_agg(a.attname order by a.attnum) from pg_attribute a
+             where a.attrelid = c.oid and a.attnum = any (p.columns)) as columns,
+           case p.filter_over
+               when 'rows' then pyreplica.filter_text(p.condition, 'rows', c.oid, null)
+               -- Of OLD and NEW at the same time only PostgreSQL's own function knows to write.
+               when 'changes'
+               then substring(pg_get_triggerdef(p.options) from 'WHEN \(\(false AND (.*)\)\) EXECUTE FUNCTION')
+           end as row_filter,
+           p.operations, p.whole_rows
+      from pyreplica.captured_part p join pg_class c on c.oid = p.relation join pg_namespace n on n.oid = c.relnamespace;
 comment on view pyreplica.replicated_table is 'what is captured, and how';
+
+-- Which rows of a captured table a copy of it has: a condition over a row named "new"; NULL for all of them.
+create function pyreplica.copy_condition(relation regclass) returns text
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select pyreplica.filter_text(p.condition, p.filter_over, p.relation, 'new')
+      from pyreplica.captured_part p where p.relation = $1 and p.filter_over is not null
+$$;
+comment on function pyreplica.copy_condition(regclass) is 'which rows of a captured table a copy of it has';

@@ -8,12 +8,15 @@ revoke all on all functions in schema pyreplica from public;
 revoke all on all tables in schema pyreplica from public;
 grant usage on schema pyreplica to public;
 grant execute on function
-    pyreplica.add_table(regclass), pyreplica.remove_table(regclass), pyreplica.add_all_tables(name),
-    pyreplica.objection(regclass), pyreplica.add_sequence(regclass), pyreplica.remove_sequence(regclass),
-    pyreplica.replicate_ddl(text), pyreplica.spread_sequences(name, int, int),
-    pyreplica.own_value(numeric, int, int, boolean)
+    pyreplica.add_table(regclass, name[], text, text[], boolean), pyreplica.remove_table(regclass),
+    pyreplica.add_all_tables(name), pyreplica.objection(regclass),
+    pyreplica.filter_text(pg_node_tree, text, oid, text), pyreplica.trigger_words(bytea),
+    pyreplica.copy_condition(regclass),
+    pyreplica.add_sequence(regclass), pyreplica.remove_sequence(regclass), pyreplica.replicate_ddl(text),
+    pyreplica.spread_sequences(name, int, int), pyreplica.own_value(numeric, int, int, boolean)
     to public;
-grant select on pyreplica.replicated_table, pyreplica.replicated_sequence, pyreplica.node to public;
+grant select on pyreplica.replicated_table, pyreplica.captured_part, pyreplica.replicated_sequence,
+    pyreplica.node to public;
 
 create function pyreplica.allow_agent(role regrole) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$

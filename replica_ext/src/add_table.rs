@@ -1,29 +1,43 @@
 //! `add_table` and `remove_table`: who may call them, and under whose rights they work.
+//!
+//! What they do is in sql/40_capture.sql; `add_table` begins in pg/expression.rs, which reads its row filter.
 
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
-use pgrx::{pg_sys, PgSqlErrorCode, Spi};
+use pgrx::{PgSqlErrorCode, Spi};
 
 use crate::pg::session;
 use crate::{error, guc};
 
-#[pg_extern(sql = false)]
-fn add_table(relation: pg_sys::Oid) {
-    as_extension_owner(relation, "table", "select pyreplica.attach($1)");
+/// The second half of `add_table`: the caller owns the table, and its row filter is read.
+pub fn attach(arguments: &[DatumWithOid]) {
+    as_extension_owner("select pyreplica.attach($1, $2, $3, $4, $5, $6)", arguments);
 }
 
 #[pg_extern(sql = false)]
-fn remove_table(relation: pg_sys::Oid) {
-    as_extension_owner(relation, "table", "select pyreplica.detach($1)");
+fn remove_table(relation: Oid) {
+    let relation = owned_by_caller(Some(relation), "table");
+    as_extension_owner("select pyreplica.detach($1)", &[relation.into()]);
 }
 
-/// Calls the private half of a function under the rights of the extension's owner, who alone may attach the
-/// trigger function, after the caller was found to own the table (or `what` it is).
-pub fn as_extension_owner(relation: pg_sys::Oid, what: &str, statement: &str) {
-    let name = |oid: pg_sys::Oid| {
-        Spi::get_one_with_args::<String>("select $1::pg_catalog.regclass::pg_catalog.text", &[oid.into()])
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| oid.to_u32().to_string())
+/// The relation, after the caller was found to own the table (or `what` it is).
+pub fn owned_by_caller(relation: Option<Oid>, what: &str) -> Oid {
+    let Some(relation) = relation else {
+        error::raise(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "relation must not be null".into(),
+            "Name the table as schema.table.",
+        )
+    };
+    let name = || {
+        Spi::get_one_with_args::<String>(
+            "select $1::pg_catalog.regclass::pg_catalog.text",
+            &[relation.into()],
+        )
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| relation.to_u32().to_string())
     };
     let exists = "select exists (select from pg_catalog.pg_class where oid = $1)";
     let exists = Spi::get_one_with_args::<bool>(exists, &[relation.into()]);
@@ -37,15 +51,21 @@ pub fn as_extension_owner(relation: pg_sys::Oid, what: &str, statement: &str) {
     if !session::owns_relation(relation) {
         error::raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of {what} {}", name(relation)),
+            format!("must be owner of {what} {}", name()),
             &format!("Only the owner of a {what}, or a member of that role, can have it replicated."),
         );
     }
+    relation
+}
+
+/// Calls the private half of a function under the rights of the extension's owner, who alone may attach the trigger
+/// function.
+pub fn as_extension_owner(statement: &str, arguments: &[DatumWithOid]) {
     let owner = "select nspowner from pg_catalog.pg_namespace where nspname = 'pyreplica'";
-    let Ok(Some(owner)) = Spi::get_one::<pg_sys::Oid>(owner) else { error::no_log() };
-    let done = session::as_role(owner, || Spi::run_with_args(statement, &[relation.into()]));
+    let Ok(Some(owner)) = Spi::get_one::<Oid>(owner) else { error::no_log() };
+    let done = session::as_role(owner, || Spi::run_with_args(statement, arguments));
     if let Err(e) = done {
-        error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("could not change capture: {e}"), "")
+        error::internal(&format!("could not change capture: {e}"))
     }
 }
 

@@ -138,6 +138,7 @@ pub fn subtransaction_aborted() {
 
 impl Capture {
     fn log_change(&mut self, call: &Call) {
+        let Some(event) = call.logs() else { return };
         self.truncate = None;
         let captured = self.relation(call);
         let description = &captured.description;
@@ -145,10 +146,9 @@ impl Capture {
             error::no_primary_key(&description.schema, &description.name);
         }
         let (old_row, new_row) = (&mut self.old_row, &mut self.new_row);
-        let event = call.event();
         let mut old = (event != Event::Insert).then(|| call.row_before(description, old_row));
         let mut new = (event != Event::Delete).then(|| call.row_after(description, new_row));
-        let mut key_changed = false;
+        let (mut key_changed, mut whole) = (false, false);
         match (&mut old, &mut new) {
             (Some(old), Some(new)) => {
                 old.changes(new, &mut self.changed);
@@ -157,7 +157,8 @@ impl Capture {
                 }
                 old.find_key();
                 key_changed = description.key.iter().any(|k| self.changed.contains(k));
-                if key_changed {
+                whole = key_changed || description.whole_rows;
+                if whole {
                     new.find_all();
                 }
             }
@@ -190,8 +191,8 @@ impl Capture {
             match (&old, &new) {
                 (None, Some(new)) => captured.write_insert(&mut open, new),
                 (Some(old), None) => captured.write_delete(&mut open, old),
-                (Some(old), Some(new)) if key_changed => {
-                    captured.write_key_update(&mut open, old, new, &self.changed)
+                (Some(old), Some(new)) if whole => {
+                    captured.write_whole_update(&mut open, old, new, &self.changed)
                 }
                 (Some(old), Some(new)) => captured.write_update(&mut open, old, new, &self.changed),
                 (None, None) => unreachable!("a row trigger has a row"),

@@ -90,7 +90,8 @@ impl Captured {
         }
     }
 
-    pub fn write_key_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
+    /// An UPDATE that changes the key, or one of a table that wants whole rows.
+    pub fn write_whole_update(&self, open: &mut Open, old: &Values, new: &Values, changed: &[usize]) {
         let columns = 0..self.description.columns.len();
         self.begin(open, tag::KEY_UPDATE, columns);
         self.description.key.iter().for_each(|&c| old.write(c, open.bytes));

@@ -229,8 +229,13 @@ impl<'a> Messages<'a> {
 /// The primary key that a message takes, as values in key order, and the number of the relation.
 pub fn key_taken<'a>(message: &Message<'a>, relations: &[Relation]) -> Option<(usize, Vec<Value<'a>>)> {
     match message {
-        Message::Insert { relation, new } | Message::KeyUpdate { relation, new, .. } => {
+        Message::Insert { relation, new } => {
             Some((*relation, relations[*relation].key.iter().map(|&k| new[k]).collect()))
+        }
+        Message::KeyUpdate { relation, key, new, .. } => {
+            let taken: Vec<Value<'a>> = relations[*relation].key.iter().map(|&k| new[k]).collect();
+            // A whole row may be logged without a change of its key.
+            (taken != *key).then_some((*relation, taken))
         }
         _ => None,
     }

@@ -9,6 +9,10 @@ pub fn raise(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
     unreachable!("an ERROR does not return")
 }
 
+pub fn internal(message: &str) -> ! {
+    raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message.into(), "")
+}
+
 pub fn no_log() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -22,6 +26,28 @@ pub fn no_primary_key(schema: &[u8], name: &[u8]) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("cannot log a change of table \"{}\": it has no primary key", qualified(schema, name)),
         "Add a primary key, or stop its replication with pyreplica.remove_table.",
+    )
+}
+
+pub fn key_not_sent(schema: &[u8], name: &[u8]) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "cannot log a change of table \"{}\": its primary key has columns that are not sent",
+            qualified(schema, name)
+        ),
+        "Remove it with pyreplica.remove_table, and add it again with the key among its columns.",
+    )
+}
+
+pub fn options_lost(schema: &[u8], name: &[u8]) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "cannot log a change of table \"{}\": its trigger !pyreplica_options was dropped",
+            qualified(schema, name)
+        ),
+        "It says what of the table is sent. Remove the table with pyreplica.remove_table, and add it again.",
     )
 }
 

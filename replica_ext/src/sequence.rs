@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-use crate::add_table::as_extension_owner;
+use crate::add_table::{as_extension_owner, owned_by_caller};
 use crate::pg::{heap, session, xact};
 
 thread_local! {
@@ -27,13 +27,15 @@ struct Reader {
 
 #[pg_extern(sql = false)]
 fn add_sequence(sequence: Oid) {
-    as_extension_owner(sequence, "sequence", "select pyreplica.register_sequence($1)");
+    let sequence = owned_by_caller(Some(sequence), "sequence");
+    as_extension_owner("select pyreplica.register_sequence($1)", &[sequence.into()]);
     session::invalidate(sequence);
 }
 
 #[pg_extern(sql = false)]
 fn remove_sequence(sequence: Oid) {
-    as_extension_owner(sequence, "sequence", "select pyreplica.forget_sequence($1)");
+    let sequence = owned_by_caller(Some(sequence), "sequence");
+    as_extension_owner("select pyreplica.forget_sequence($1)", &[sequence.into()]);
     session::invalidate(sequence);
 }
 

@@ -4,6 +4,8 @@
 //! on; PostgreSQL's pointers do not leave this folder without a lifetime. Every call into PostgreSQL is guarded
 //! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`.
 
+pub mod expression;
+pub mod filter;
 pub mod heap;
 pub mod lock;
 pub mod relation;

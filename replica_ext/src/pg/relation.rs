@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::tuple::{Attribute, Row};
 use super::types::{same_image, wire_type, Encoder};
 use super::undeclared;
-use crate::encode;
+use crate::{encode, error};
 
 /// A captured table as the log describes it.
 pub struct Description {
@@ -23,6 +23,8 @@ pub struct Description {
     column_of: Vec<Option<usize>>,
     /// The attribute of the key that lies behind the others.
     last_of_key: usize,
+    /// An UPDATE logs all columns, not only those that it changes.
+    pub whole_rows: bool,
     context: pg_sys::MemoryContext,
 }
 
@@ -137,11 +139,12 @@ impl Drop for Description {
     }
 }
 
-/// Describes a table under the name of another: of itself, or of the partitioned table that was added.
+/// Describes a table under the name of another: of itself, or of the partitioned table that was added. `function` is
+/// that of its triggers.
 ///
 /// # Safety
 /// `relation` is open.
-pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
+pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) -> Description {
     // SAFETY: the caller vouches for the relation; its descriptor has natts attributes; names in the catalog
     // are C strings. What lives longer than this call is copied or in its own memory context.
     unsafe {
@@ -161,8 +164,14 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
             layout: Vec::new(),
             column_of: Vec::new(),
             last_of_key: 0,
+            whole_rows: false,
             context,
         };
+        let options = match options(relation, function) {
+            Ok(options) => options,
+            Err(OptionsLost) => error::options_lost(&description.schema, &description.name),
+        };
+        description.whole_rows = options.whole_rows;
         let descriptor = (*relation).rd_att;
         for (attribute, attr) in (*descriptor).attrs.as_slice((*descriptor).natts as usize).iter().enumerate()
         {
@@ -174,7 +183,8 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
             };
             let by_value = attr.attbyval;
             description.layout.push(Attribute { len: attr.attlen, align: align - 1, by_value });
-            if attr.attisdropped || attr.attgenerated != 0 {
+            let left_out = !options.columns.is_empty() && !options.columns.contains(&attr.attnum);
+            if attr.attisdropped || attr.attgenerated != 0 || left_out {
                 description.column_of.push(None);
                 continue;
             }
@@ -188,13 +198,52 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid) -> Description {
                 encoder: wire.encoder,
             });
         }
-        description.key = key_attributes(relation)
+        let key = key_attributes(relation);
+        description.key = key
             .iter()
             .filter_map(|attribute| description.columns.iter().position(|c| c.attribute == *attribute))
             .collect();
+        if description.key.len() < key.len() {
+            error::key_not_sent(&description.schema, &description.name);
+        }
         let attributes = description.key.iter().map(|&k| description.columns[k].attribute);
         description.last_of_key = attributes.max().unwrap_or(0);
         description
+    }
+}
+
+/// What of a table is captured, as its trigger of options says (sql/40_capture.sql).
+#[derive(Default)]
+struct Options<'a> {
+    /// Numbers of the attributes that are sent; empty for all.
+    columns: &'a [i16],
+    whole_rows: bool,
+}
+
+/// The other triggers say that there was one.
+struct OptionsLost;
+
+/// # Safety
+/// `relation` is open for as long as the result is used.
+unsafe fn options<'a>(relation: pg_sys::Relation, function: Oid) -> Result<Options<'a>, OptionsLost> {
+    // SAFETY: the caller vouches for the relation; a trigger has tgnattr numbers and tgnargs C strings.
+    unsafe {
+        let mut found = Ok(Options::default());
+        let is_row = |t: &&pg_sys::Trigger| u32::from(t.tgtype as u16) & pg_sys::TRIGGER_TYPE_ROW != 0;
+        let own = triggers(relation).iter().filter(|t| t.tgfoid == function && t.tgnargs > 0);
+        for trigger in own.filter(is_row) {
+            let arguments = std::slice::from_raw_parts(trigger.tgargs, trigger.tgnargs as usize);
+            let mut words = arguments.iter().map(|&word| CStr::from_ptr(word).to_bytes());
+            if words.next() == Some(b"options") {
+                let columns = match trigger.tgnattr {
+                    0 => &[],
+                    n => std::slice::from_raw_parts(trigger.tgattr, n as usize),
+                };
+                return Ok(Options { columns, whole_rows: words.any(|word| word == b"whole_rows") });
+            }
+            found = Err(OptionsLost);
+        }
+        found
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! They are plain C functions rather than `#[pg_trigger]`: the latter looks up names and allocates for each row.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
 use pgrx::{pg_guard, PgSqlErrorCode};
 
@@ -32,6 +34,26 @@ impl Call<'_> {
         }
     }
 
+    /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter, and some
+    /// triggers are there to be read (sql/40_capture.sql); their first argument tells.
+    #[inline]
+    pub fn logs(&self) -> Option<Event> {
+        let event = self.event();
+        // SAFETY: the trigger is valid for the duration of the call, and has tgnargs arguments, C strings.
+        unsafe {
+            let trigger = &*self.0.tg_trigger;
+            if event != Event::Update || trigger.tgnargs == 0 {
+                return Some(event);
+            }
+            match CStr::from_ptr(*trigger.tgargs).to_bytes() {
+                b"insert" => Some(Event::Insert),
+                b"delete" => Some(Event::Delete),
+                b"options" => None,
+                _ => Some(event),
+            }
+        }
+    }
+
     #[inline]
     pub fn relation_oid(&self) -> Oid {
         // SAFETY: the relation is open for the duration of the call (trigger protocol).
@@ -49,20 +71,24 @@ impl Call<'_> {
     /// The table as the log names it: a partition under the name of the table that was added.
     pub fn describe(&self) -> Description {
         // SAFETY: the relation is open for the duration of the call.
-        unsafe { relation::describe(self.0.tg_relation, self.captured_table()) }
+        unsafe { relation::describe(self.0.tg_relation, self.captured_table(), self.function()) }
     }
 
     /// The table under its own name.
     pub fn describe_itself(&self) -> Description {
         // SAFETY: as above.
-        unsafe { relation::describe(self.0.tg_relation, self.relation_oid()) }
+        unsafe { relation::describe(self.0.tg_relation, self.relation_oid(), self.function()) }
     }
 
     /// The table that was added: for a partition the topmost ancestor that has the trigger itself.
     pub fn captured_table(&self) -> Oid {
+        relation::captured_ancestor(self.relation_oid(), self.function()).unwrap_or(self.relation_oid())
+    }
+
+    /// The function of the trigger.
+    fn function(&self) -> Oid {
         // SAFETY: the trigger is valid for the duration of the call.
-        let function = unsafe { (*self.0.tg_trigger).tgfoid };
-        relation::captured_ancestor(self.relation_oid(), function).unwrap_or(self.relation_oid())
+        unsafe { (*self.0.tg_trigger).tgfoid }
     }
 
     fn old_tuple(&self) -> HeapTuple {

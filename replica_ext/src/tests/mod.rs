@@ -6,6 +6,7 @@ mod buffer;
 mod golden;
 
 mod capture;
+mod filters;
 mod forward;
 mod ordering;
 mod replay;

@@ -1,0 +1,323 @@
+//! Row filters: trees of SQL expressions over the rows of a table, and the conditions of triggers made of them.
+//!
+//! In: what `expression` has read. Out: triggers with WHEN clauses; and, of those, text again.
+//! A filter stays a tree from the moment it is read: its names are looked up once, as the caller's, and it is never
+//! put into another statement as text.
+
+use std::ffi::{CStr, CString};
+use std::ptr;
+
+use pgrx::pg_sys::{self, Datum, Node, Oid};
+use pgrx::{pg_extern, pg_guard, PgSqlErrorCode};
+
+use crate::error;
+
+/// Numbers of the relations in an expression: PostgreSQL's own in a trigger, and one for the plain row. `expression`
+/// puts them into its namespace in this order.
+const OLD: i32 = pg_sys::PRS2_OLD_VARNO as i32;
+const NEW: i32 = pg_sys::PRS2_NEW_VARNO as i32;
+const PLAIN: i32 = 3;
+
+/// What a filter speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The plain row: the slaves hold those for which it is true. Its columns stand in the tree as those of NEW.
+    Rows,
+    /// OLD and NEW: a change is logged if it is true.
+    Changes,
+}
+
+impl Over {
+    pub fn word(self) -> &'static str {
+        match self {
+            Over::Rows => "rows",
+            Over::Changes => "changes",
+        }
+    }
+
+    fn of(word: &str) -> Over {
+        match word {
+            "rows" => Over::Rows,
+            _ => Over::Changes,
+        }
+    }
+}
+
+/// A filter as the parser understood it.
+#[derive(Clone, Copy)]
+pub struct Filter {
+    tree: *mut Node,
+    pub over: Over,
+}
+
+/// Which of the triggers of a table it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Never fires; its definition says what of the table is captured.
+    Options,
+    Insert,
+    Update,
+    Delete,
+    /// An UPDATE of a row that is not on the slaves before, or after it.
+    MovedIn,
+    MovedOut,
+}
+
+impl Part {
+    const ALL: [Part; 6] =
+        [Part::Options, Part::Insert, Part::Update, Part::Delete, Part::MovedIn, Part::MovedOut];
+
+    fn of(word: &str) -> Option<Part> {
+        Part::ALL.into_iter().find(|part| part.word() == word)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Part::Options => "options",
+            Part::Insert => "insert",
+            Part::Update => "update",
+            Part::Delete => "delete",
+            Part::MovedIn => "moved_in",
+            Part::MovedOut => "moved_out",
+        }
+    }
+
+    fn event(self) -> u32 {
+        match self {
+            Part::Insert => pg_sys::TRIGGER_TYPE_INSERT,
+            Part::Delete => pg_sys::TRIGGER_TYPE_DELETE,
+            _ => pg_sys::TRIGGER_TYPE_UPDATE,
+        }
+    }
+}
+
+/// Finds out what a filter speaks of, and refuses what triggers could not evaluate.
+///
+/// # Safety
+/// `tree` is of an expression over the relations of these numbers, without subqueries.
+pub unsafe fn classify(tree: *mut Node) -> Filter {
+    // SAFETY: a tree of expressions without subqueries; the list is of Vars.
+    unsafe {
+        let vars = pg_sys::pull_var_clause(tree, 0);
+        let vars: Vec<&pg_sys::Var> = (0..pg_sys::list_length(vars))
+            .map(|i| &*pg_sys::list_nth(vars, i).cast::<pg_sys::Var>())
+            .collect();
+        if vars.iter().any(|v| v.varattno < 0 && v.varattno != pg_sys::TableOidAttributeNumber as i16) {
+            error::raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "row_filter refers to a system column".into(),
+                "Of the system columns only tableoid says the same whenever it is asked.",
+            );
+        }
+        let over = match vars.iter().any(|v| v.varno == PLAIN) {
+            true => Over::Rows,
+            false if vars.is_empty() => Over::Rows,
+            false => Over::Changes,
+        };
+        if over == Over::Rows && vars.iter().any(|v| v.varno != PLAIN) {
+            error::raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "row_filter mixes columns of the plain row with those of OLD or NEW".into(),
+                "Plain columns say which rows the slaves hold, OLD and NEW which changes are sent: use one or the other.",
+            );
+        }
+        pg_sys::ChangeVarNodes(tree, PLAIN, NEW, 0);
+        Filter { tree, over }
+    }
+}
+
+impl Filter {
+    /// A filter from its stored form.
+    ///
+    /// # Safety
+    /// `stored` is what `to_datum` or PostgreSQL made of a tree.
+    unsafe fn from_stored(stored: &[u8], over: Over) -> Filter {
+        let stored = CString::new(stored).expect("text has no zero bytes");
+        // SAFETY: the caller vouches for the text.
+        Filter { tree: unsafe { pg_sys::stringToNode(stored.as_ptr()) }.cast(), over }
+    }
+
+    /// As a pg_node_tree.
+    pub fn to_datum(self) -> Datum {
+        // SAFETY: a tree becomes a C string, and that a text, which a pg_node_tree is as well.
+        unsafe { Datum::from(pg_sys::cstring_to_text(pg_sys::nodeToString(self.tree.cast()))) }
+    }
+
+    /// When the trigger fires.
+    fn condition(self, part: Part) -> *mut Node {
+        let of = |number| {
+            // SAFETY: a copy of a tree, whose Vars are those of NEW or OLD.
+            unsafe {
+                let copy = pg_sys::copyObjectImpl(self.tree.cast()).cast();
+                pg_sys::ChangeVarNodes(copy, NEW, number, 0);
+                copy
+            }
+        };
+        match (self.over, part) {
+            // SAFETY: a constant.
+            (_, Part::Options) => both(unsafe { pg_sys::makeBoolConst(false, false) }, self.tree),
+            (Over::Rows, Part::Insert) => self.tree,
+            (Over::Rows, Part::Delete) => of(OLD),
+            (Over::Rows, Part::Update) => both(of(OLD), self.tree),
+            (Over::Rows, Part::MovedIn) => both(self.tree, not_true(of(OLD))),
+            (Over::Rows, Part::MovedOut) => both(of(OLD), not_true(self.tree)),
+            (Over::Changes, Part::Insert) => self.without(OLD),
+            (Over::Changes, Part::Delete) => self.without(NEW),
+            (Over::Changes, _) => self.tree,
+        }
+    }
+
+    /// The tree with NULL for everything of OLD or NEW.
+    fn without(self, number: i32) -> *mut Node {
+        // SAFETY: the mutator is what PostgreSQL calls it with, and gets the number back.
+        unsafe { to_null(self.tree, ptr::without_provenance_mut(number as usize)) }
+    }
+}
+
+fn both(a: *mut Node, b: *mut Node) -> *mut Node {
+    // SAFETY: a list of two expressions.
+    unsafe {
+        let list = pg_sys::lappend(pg_sys::lappend(ptr::null_mut(), a.cast()), b.cast());
+        pg_sys::makeBoolExpr(pg_sys::BoolExprType::AND_EXPR, list, -1).cast()
+    }
+}
+
+fn not_true(a: *mut Node) -> *mut Node {
+    let test = pg_sys::BooleanTest {
+        xpr: pg_sys::Expr { type_: pg_sys::NodeTag::T_BooleanTest },
+        arg: a.cast(),
+        booltesttype: pg_sys::BoolTestType::IS_NOT_TRUE,
+        location: -1,
+    };
+    // SAFETY: palloc'd and then filled; a node is plain data.
+    unsafe {
+        let node: *mut pg_sys::BooleanTest = pg_sys::palloc(size_of_val(&test)).cast();
+        node.write(test);
+        node.cast()
+    }
+}
+
+/// A mutator in PostgreSQL's manner: NULL for each Var of the relation whose number is the context.
+///
+/// # Safety
+/// Called with a node of an expression.
+#[pg_guard]
+unsafe extern "C-unwind" fn to_null(node: *mut Node, number: *mut core::ffi::c_void) -> *mut Node {
+    type Mutator = unsafe extern "C-unwind" fn() -> *mut Node;
+    // SAFETY: node tags tell the types. PostgreSQL declares mutators without arguments and calls them with these two.
+    unsafe {
+        if !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_Var {
+            let var = &*node.cast::<pg_sys::Var>();
+            if var.varno as usize == number.addr() {
+                return pg_sys::makeNullConst(var.vartype, var.vartypmod, var.varcollid).cast();
+            }
+        }
+        let mutator: Mutator = std::mem::transmute(
+            to_null as unsafe extern "C-unwind" fn(*mut Node, *mut core::ffi::c_void) -> *mut Node,
+        );
+        pg_sys::expression_tree_mutator(node, Some(mutator), number)
+    }
+}
+
+/// Makes one of a table's AFTER ROW triggers as CREATE TRIGGER does, but with a tree as its condition.
+///
+/// In SQL, `stored` is a pg_node_tree: nobody but the server makes one.
+#[pg_extern(sql = false)]
+fn make_trigger(
+    relation: Oid,
+    function: Oid,
+    part: &str,
+    stored: Option<&[u8]>,
+    over: Option<&str>,
+    columns: Vec<i16>,
+    arguments: Vec<String>,
+) {
+    let Some(part) = Part::of(part) else {
+        error::internal(&format!("unknown part \"{part}\" of a table's triggers"))
+    };
+    let filter = stored.zip(over.map(Over::of));
+    let c_string = |text: String| CString::new(text).expect("text of SQL has no zero bytes");
+    let name = c_string(format!("!pyreplica_{}", part.word()));
+    let arguments: Vec<CString> = arguments.into_iter().map(c_string).collect();
+    // SAFETY: nodes and strings are palloc'd. A trigger whose condition is handed over as a tree gets no dependencies
+    // of it (as a partition's does not), so they are recorded here: in PostgreSQL, columns, functions and types
+    // that a trigger mentions cannot be dropped without it.
+    unsafe {
+        let condition = match filter {
+            Some((stored, over)) => Filter::from_stored(stored, over).condition(part),
+            None if part == Part::Options => pg_sys::makeBoolConst(false, false),
+            None => ptr::null_mut(),
+        };
+        let string = |text: *const core::ffi::c_char| pg_sys::makeString(pg_sys::pstrdup(text)).cast();
+        let list = |items: Vec<*mut core::ffi::c_void>| {
+            items.into_iter().fold(ptr::null_mut(), |list, item| pg_sys::lappend(list, item))
+        };
+        let statement = pg_sys::CreateTrigStmt {
+            type_: pg_sys::NodeTag::T_CreateTrigStmt,
+            trigname: pg_sys::pstrdup(name.as_ptr()),
+            args: list(arguments.iter().map(|a| string(a.as_ptr())).collect()),
+            row: true,
+            timing: pg_sys::TRIGGER_TYPE_AFTER as i16,
+            events: part.event() as i16,
+            columns: list(columns.iter().map(|&c| string(pg_sys::get_attname(relation, c, false))).collect()),
+            ..Default::default()
+        };
+        let node: *mut pg_sys::CreateTrigStmt = pg_sys::palloc(size_of_val(&statement)).cast();
+        node.write(statement);
+        let made = pg_sys::CreateTriggerFiringOn(
+            node,
+            ptr::null(),
+            relation,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            pg_sys::InvalidOid,
+            function,
+            pg_sys::InvalidOid,
+            condition,
+            false,
+            false,
+            pg_sys::TRIGGER_FIRES_ON_ORIGIN as core::ffi::c_char,
+        );
+        if !condition.is_null() {
+            let entry: *mut pg_sys::RangeTblEntry =
+                pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast();
+            (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
+            (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
+            (*entry).relid = relation;
+            let table = list(vec![entry.cast(), entry.cast()]);
+            let normal = pg_sys::DependencyType::DEPENDENCY_NORMAL;
+            pg_sys::recordDependencyOnExpr(&made, condition, table, normal);
+        }
+    }
+}
+
+/// The filter in the condition of a trigger of options, as text in the encoding of the database: over a row of this
+/// name, or with bare columns. Of a filter over changes it is what an INSERT has to fulfil.
+#[pg_extern(sql = false)]
+fn filter_text(stored: &[u8], over: &str, relation: Oid, row: Option<&str>) -> Option<Vec<u8>> {
+    let over = Over::of(over);
+    let row_name = row.map(|row| CString::new(row).expect("text of SQL has no zero bytes"));
+    // SAFETY: in SQL, `stored` is a pg_node_tree. The condition of such a trigger is FALSE or FALSE AND the filter; of
+    // any other there may come an error. Deparsed, its only relation is the first of the context. The result is a text in SQL, whose form is a bytea's.
+    unsafe {
+        let whole = Filter::from_stored(stored, over).tree;
+        if whole.is_null() || (*whole).type_ != pg_sys::NodeTag::T_BoolExpr {
+            return None;
+        }
+        let terms = (*whole.cast::<pg_sys::BoolExpr>()).args;
+        if pg_sys::list_length(terms) != 2 {
+            return None;
+        }
+        let tree = pg_sys::list_nth(terms, 1).cast();
+        let tree = Filter { tree, over }.condition(Part::Insert);
+        pg_sys::ChangeVarNodes(tree, NEW, 1, 0);
+        let name =
+            row_name.as_ref().map_or_else(|| pg_sys::get_rel_name(relation).cast_const(), |n| n.as_ptr());
+        if name.is_null() {
+            return None;
+        }
+        let context = pg_sys::deparse_context_for(name, relation);
+        let text = pg_sys::deparse_expression(tree, context, row.is_some(), false);
+        Some(CStr::from_ptr(text).to_bytes().to_vec())
+    }
+}
