@@ -36,17 +36,31 @@ const NOTHING: Variant = Variant {
     clean: "",
 };
 
-pub const VARIANTS: [Variant; 10] = [
+const PYREPLICA: Variant = Variant {
+    name: "pyreplica",
+    about: "this extension, conflict detection on",
+    install: |db| install_pyreplica(db, ""),
+    log: &["pyreplica.log_0", "pyreplica.log_1", "pyreplica.log_2"],
+    payload: "select coalesce(sum(octet_length(payload)), 0) from pyreplica.log",
+    clean: "truncate pyreplica.log_0, pyreplica.log_1, pyreplica.log_2",
+    ..NOTHING
+};
+
+pub const VARIANTS: [Variant; 12] = [
     NOTHING,
     Variant { name: "empty", about: "an empty C function as AFTER ROW trigger", install: install_empty, ..NOTHING },
+    PYREPLICA,
     Variant {
-        name: "pyreplica",
-        about: "this extension, conflict detection on",
-        install: install_pyreplica,
-        log: &["pyreplica.log_0", "pyreplica.log_1", "pyreplica.log_2"],
-        payload: "select coalesce(sum(octet_length(payload)), 0) from pyreplica.log",
-        clean: "truncate pyreplica.log_0, pyreplica.log_1, pyreplica.log_2",
-        ..NOTHING
+        name: "filter-nothing",
+        about: "this extension, with a row filter that nothing passes",
+        install: |db| install_pyreplica(db, ", row_filter => 'id < 0'"),
+        ..PYREPLICA
+    },
+    Variant {
+        name: "filter-all",
+        about: "this extension, with a row filter that everything passes",
+        install: |db| install_pyreplica(db, ", row_filter => 'id >= 0'"),
+        ..PYREPLICA
     },
     rivals::JSONB,
     rivals::PLPYTHON,
@@ -79,10 +93,11 @@ impl Variant {
     }
 }
 
-fn install_pyreplica(db: &Db) {
+fn install_pyreplica(db: &Db, arguments: &str) {
     db.run("create extension pyreplica");
-    let refused = db.rows("select * from pyreplica.add_all_tables('public') where not added");
-    assert!(refused.is_empty(), "not all tables could be added: {refused:?}");
+    for table in TABLES {
+        db.run(&format!("select pyreplica.add_table('{table}'{arguments})"));
+    }
 }
 
 fn install_empty(db: &Db) {

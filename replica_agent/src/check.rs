@@ -14,6 +14,7 @@ use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::log_columns::LogColumn;
 use crate::node::Route;
+use crate::part;
 use crate::quote;
 use crate::schema;
 use crate::sequences::{self, Bounds, Moved};
@@ -287,11 +288,19 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
             "TRUNCATE the table above it instead, or remove it with pyreplica.remove_table and add it again.",
         );
     }
+    for row in master.query(include_str!("sql/incomplete_triggers.sql"), &[]).map_err(failed)? {
+        let table: String = row.get(0);
+        report.error(
+            format!("master: some of the triggers of table {table} were dropped: its changes are not all replicated"),
+            format!("Run SELECT pyreplica.remove_table({}), add it again and copy it again.", quote::literal(&table)),
+        );
+    }
     let tables = captured_tables(master)?;
     if tables.is_empty() {
         report.warning("master: no table is captured", "Begin with SELECT pyreplica.add_table('...').");
     }
-    let shapes = shapes(master, "the master", &tables, &["SELECT"])?;
+    let mut shapes = shapes(master, "the master", &tables, &["SELECT"])?;
+    part::keep_sent(&mut shapes, &tables);
     for table in &tables {
         let name = table.full_name();
         if table.key_columns.is_empty() {
@@ -305,6 +314,18 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
         else {
             continue;
         };
+        if let (Some(condition), true) = (table.part.condition(), shape.missing_rights.is_empty()) {
+            // To plan is to look for the right to call its functions.
+            let plan = format!("explain select from {}", table.part.source(&table.quoted()));
+            if let Err(e) = master.batch_execute(&plan) {
+                let e =
+                    Error::from_pg(format!("master: the row filter of table {name} cannot be evaluated"), e);
+                report.error(
+                    format!("{e:#}"),
+                    format!("Grant role \"{}\" what it needs for: {condition}.", server.user),
+                );
+            }
+        }
         if shape.unlogged {
             report.error(
                 format!(

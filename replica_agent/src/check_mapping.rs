@@ -170,7 +170,7 @@ pub(crate) fn expressions(
         }
         let of_key = uses.iter().all(|n| relation.key.contains(n));
         let enough = of_key || uses.len() == 1 && what != "row_filter";
-        if transform.takes_updates() && !table.whole_rows && !enough {
+        if transform.takes_updates() && !table.part.whole_rows && !enough {
             let names: Vec<&str> = uses.iter().map(named).collect();
             report.error(
                 format!("{place} uses {}, and an UPDATE may not carry that", names.join(", ")),

@@ -25,6 +25,7 @@ pub use crew::Crew;
 pub use table::Manner;
 
 use crate::error::{Error, Result};
+use crate::part::Part;
 use crate::quote;
 
 /// A table that the master captures.
@@ -36,8 +37,7 @@ pub struct CapturedTable {
     pub trigger_oid: u32,
     pub key_columns: Vec<String>,
     pub partitioned: bool,
-    /// An UPDATE is logged with the whole new row.
-    pub whole_rows: bool,
+    pub part: Part,
 }
 
 impl CapturedTable {
@@ -74,7 +74,7 @@ pub fn captured_tables(master: &mut Client) -> Result<Vec<CapturedTable>> {
             // A primary key may have been dropped since.
             key_columns: row.get::<_, Option<Vec<String>>>(3).unwrap_or_default(),
             partitioned: row.get(4),
-            whole_rows: row.get(5),
+            part: Part::read(row, 5),
         })
         .collect())
 }

@@ -54,6 +54,7 @@ pub mod group;
 pub mod pipeline;
 mod service;
 pub mod daemon;
+pub mod part;
 pub mod copy;
 pub mod schema;
 pub mod again;

@@ -38,11 +38,11 @@ pub fn log_columns(
     let mut columns = vec![Vec::new(); tables.len()];
     for row in master.query(include_str!("sql/log_columns.sql"), &[&schemas, &names])? {
         let place: i64 = row.get(0);
-        columns[place as usize - 1].push(LogColumn {
-            name: row.get(1),
-            type_oid: row.get(2),
-            binary: row.get(3),
-        });
+        let place = place as usize - 1;
+        let column = LogColumn { name: row.get(1), type_oid: row.get(2), binary: row.get(3) };
+        if tables[place].part.sends(&column.name) {
+            columns[place].push(column);
+        }
     }
     Ok(columns)
 }

@@ -49,6 +49,15 @@ pub struct Operations {
 
 impl Operations {
     pub const ALL: Operations = Operations { insert: true, update: true, delete: true, truncate: true };
+
+    pub fn and(self, other: Operations) -> Operations {
+        Operations {
+            insert: self.insert && other.insert,
+            update: self.update && other.update,
+            delete: self.delete && other.delete,
+            truncate: self.truncate && other.truncate,
+        }
+    }
 }
 
 impl Mapping {

@@ -15,7 +15,7 @@ mod script;
 
 use std::collections::BTreeSet;
 
-use postgres::Client;
+use postgres::{Client, Transaction};
 
 use self::dump::{Entry, Workshop};
 use self::script::statements;
@@ -23,6 +23,7 @@ use crate::config::{Config, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::quote;
 use crate::session;
 use crate::wake::{Cancels, Stop};
 
@@ -75,6 +76,9 @@ pub fn create(
             }
         }
     }
+    for table in &lacking {
+        spare_columns(&mut transaction, table).map_err(failed)?;
+    }
     for (late, text) in [(false, &script.after), (true, &script.late)] {
         for statement in statements(text).into_iter().filter(|s| !is_setting(s)) {
             transaction
@@ -89,6 +93,22 @@ pub fn create(
     failpoint::hit("schema.before_commit");
     transaction.commit().map_err(failed)?;
     failpoint::hit("schema.after_commit");
+    Ok(())
+}
+
+/// A table is made whole, also where the master sends some of its columns only: those stay NULL, or at their defaults.
+fn spare_columns(
+    transaction: &mut Transaction,
+    table: &CapturedTable,
+) -> std::result::Result<(), postgres::Error> {
+    let statement = include_str!("sql/required_columns.sql");
+    for row in transaction.query(statement, &[&table.schema, &table.name])? {
+        let name: &str = row.get(0);
+        if !table.part.sends(name) {
+            let (table, column) = (table.quoted(), quote::ident(name));
+            transaction.batch_execute(&format!("alter table {table} alter column {column} drop not null"))?;
+        }
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use crate::config::Initial;
 use crate::copy::{CapturedTable, CopiedTable};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
+use crate::part::Part;
 use crate::position::{Snapshot, Xid};
 
 type Name = (String, String);
@@ -374,7 +375,7 @@ impl Tables {
                 trigger_oid: 0,
                 key_columns: Vec::new(),
                 partitioned: false,
-                whole_rows: false,
+                part: Part::default(),
             };
             return self.mark(client, &table, Snapshot::empty(), None);
         }
@@ -493,7 +494,7 @@ mod tests {
             trigger_oid: 2,
             key_columns: vec!["id".into()],
             partitioned: false,
-            whole_rows: false,
+            part: Part::default(),
         };
         let copied = CopiedTable { table: table.clone(), snapshot: "18:18:".into(), rows: 5 };
         let mut rows: Vec<_> = tables.rewound(&table, Some(&copied), &level).unwrap();
@@ -513,7 +514,7 @@ mod tests {
             trigger_oid,
             key_columns: vec!["id".into()],
             partitioned: false,
-            whole_rows: false,
+            part: Part::default(),
         };
         assert!(tables.complete(&[captured("t", 1)]));
         assert!(!tables.complete(&[captured("t", 2)]), "removed and added again");

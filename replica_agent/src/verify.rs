@@ -25,6 +25,8 @@ use crate::check_mapping;
 use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
+use crate::mapping::Operations;
+use crate::part::{keep_sent, Rows};
 use crate::session::{cancel_on_stop, connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
 use crate::wake::{Cancels, Stop};
@@ -107,7 +109,8 @@ fn compare_all(
 ) -> Result<bool> {
     let mut equal = true;
     let at = format!("slave \"{}\"", pair.which.name);
-    let on_master = shapes(pair.master, "the master", tables, &[])?;
+    let mut on_master = shapes(pair.master, "the master", tables, &[])?;
+    keep_sent(&mut on_master, tables);
     let mapping = &pair.which.mapping;
     let there: Vec<CapturedTable> = tables.iter().map(|table| mapping.on_slave(table)).collect();
     let on_slave = shapes(pair.slave, &at, &there, &[])?;
@@ -118,6 +121,10 @@ fn compare_all(
             shapes.iter().find(|shape| shape.schema == table.schema && shape.name == table.name).cloned()
         };
         let name = table.full_name();
+        if let Rows::ByChange(_) = table.part.rows {
+            out(&format!("{at}, table {name}: not compared, its row filter is a condition on changes"))?;
+            continue;
+        }
         let found = match (find(&on_master, table), find(&on_slave, there)) {
             (Some(here), Some(there)) => compare(pair, table, &here, &there, &encodings)?,
             (_, None) => {
@@ -245,11 +252,11 @@ fn compare(
     if !outcome.structure.is_empty() {
         return Ok(outcome);
     }
-    let on_master = Query::new(here, &table.key_columns, &columns, &encodings.0);
+    let on_master = Query::new(here, &table.key_columns, &columns, &encodings.0).of(&table.part);
     let key = pair.which.mapping.on_slave(table).key_columns;
     let on_slave = Query::new(there, &key, &names, &encodings.1);
 
-    compare_rows(pair, &on_master, &on_slave, Tolerance::NONE)
+    compare_rows(pair, &on_master, &on_slave, Tolerance::of(table.part.operations))
 }
 
 /// The same of a table that the slave keeps in another form.
@@ -272,7 +279,9 @@ fn compare_shown(
         return Ok(Outcome::structure(vec!["its key cannot be compared".to_owned()]));
     }
     let rule = mapping.rule(&table.schema, &table.name);
-    let tolerance = rule.map_or(Tolerance::NONE, |rule| Tolerance::of(rule.operations));
+    let taken = rule.map_or(Operations::ALL, |rule| rule.operations);
+    let on_master = on_master.of(&table.part);
+    let tolerance = Tolerance::of(taken.and(table.part.operations));
     compare_rows(pair, &on_master, &on_slave, tolerance)
 }
 

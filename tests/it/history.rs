@@ -4,6 +4,7 @@
 //! prints its seed; PYREPLICA_SEED=<n> replays the same operations.
 
 use pyreplica_tests::db::Session;
+use pyreplica_tests::random::{seeds, Random};
 use pyreplica_tests::trio::{Setup, Trio};
 
 const SESSIONS: u64 = 5;
@@ -16,19 +17,6 @@ const SCHEMA: &str = "create table account (id int primary key, money int not nu
     create table t (id int primary key, v text, n numeric);
     create table clock (id int primary key, at int not null);
     create table tick (at int primary key, by text)";
-
-/// splitmix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 /// A session of the history, and how deep it is in a transaction: 0 not at all, else its savepoints + 1.
 struct Writer {
@@ -111,7 +99,7 @@ fn assert_prefix(trio: &Trio, seed: u64) {
 
 fn play(setup: Setup, seed: u64) {
     eprintln!("history with PYREPLICA_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut trio = setup.build();
     trio.master.run(&format!(
         "insert into account select i, 1000 from generate_series(0, {ACCOUNTS} - 1) i; insert into clock values (1, 0)"
@@ -147,16 +135,6 @@ fn play(setup: Setup, seed: u64) {
     trio.assert_nothing_prepared();
     for slave in 0..trio.slaves.len() {
         assert_eq!(trio.conflicts(slave), [""; 0], "seed {seed}");
-    }
-}
-
-fn seeds() -> Vec<u64> {
-    match std::env::var("PYREPLICA_SEED") {
-        Ok(seed) => vec![seed.parse().expect("PYREPLICA_SEED is a number")],
-        Err(_) => {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-            (0..3).map(|i| now.as_micros() as u64 % 1_000_000_007 + i).collect()
-        }
     }
 }
 

@@ -27,6 +27,7 @@ mod schema; // the agent makes the tables of a slave
 mod conflicts; // rows on a slave that are not what a change expects
 mod policies; // what agent.toml says about rows of the slave's own
 mod setwise; // many changes at once, as their net effect
+mod filters; // tables of which the master sends a part
 mod mapping; // tables, schemas and columns that a slave has under other names, or has not
 mod transforms; // rows that a slave keeps in another form
 mod transform_history; // random histories of such rows, against a view

@@ -31,9 +31,11 @@ fn a_writer_needs_no_right_on_the_log_and_has_none() {
         "select setval('pyreplica.log_current', 2)",
         "select pyreplica.rotate_log()",
         "select pyreplica.allow_agent('p_writer')",
-        "select pyreplica.attach('t')",
+        "select pyreplica.attach('t', null, null, null, null, null)",
+        "select pyreplica.make_trigger('t'::regclass, 'pyreplica.log_change'::regproc, 'insert', null, null, '{}', '{}')",
         "select pyreplica.detach('t')",
         "select pyreplica.add_table('t')",
+        "select pyreplica.add_table('t', row_filter => 'id > 0')",
         "select pyreplica.remove_table('t')",
         "create table mine (id int primary key); create trigger x after insert on mine for each row execute function pyreplica.log_change()",
     ] {
@@ -148,4 +150,26 @@ fn restart_identity_needs_no_owner() {
     trio.assert_same();
     assert_eq!(slave.value("select last_value, is_called from t_id_seq"), "1|f");
     assert_eq!(slave.value("select last_value, is_called from t_n_seq"), "5|f");
+}
+
+/// add_table works as the extension's owner, but nothing of the filter does.
+#[test]
+fn a_row_filter_is_evaluated_by_the_writer_only() {
+    role("p_filter_owner", "");
+    role("p_filter_writer", "");
+    let trio = Setup::new("create table seen (id int primary key)").build();
+    trio.master.run(
+        "create schema own authorization p_filter_owner; grant usage on schema own to p_filter_writer;
+         set role p_filter_owner;
+         create table own.t (id int primary key); create table own.asked (role text);
+         create function own.ask(int) returns boolean language plpgsql immutable
+             as 'begin insert into own.asked values (current_user); return true; end';
+         grant insert on own.t, own.asked to p_filter_writer;
+         set search_path = own;
+         select pyreplica.add_table('t', row_filter => 'ask(id) and ask(1)');
+         alter table t rename id to no",
+    );
+    trio.master.run("set role p_filter_writer; insert into own.t values (1)");
+    assert_eq!(trio.master.rows("select distinct role from own.asked"), ["p_filter_writer"]);
+    assert_eq!(trio.master.value("select count(*) from pyreplica.replica_log"), "1");
 }

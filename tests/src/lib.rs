@@ -14,3 +14,4 @@ pub mod trio;
 pub mod nodes;
 pub mod every_type;
 pub mod doc;
+pub mod random;

@@ -76,14 +76,15 @@ pub(super) fn copy_table(
         }
     }
 
-    let rows_of = format!("{}{}", if table.partitioned { "" } else { "only " }, table.quoted());
+    let only = if table.partitioned { "" } else { "only " };
+    let rows_of = table.part.source(&format!("{only}{}", table.quoted()));
     let sent = match columns {
         None => {
             let source = (table, rows_of.as_str());
             transfer_mapped(&mut from, &mut to, source, target.mapping, &ends, stop, &mut progress)?
         }
         Some(Columns { list, names, source, format }) => {
-            let source = match table.partitioned || source != names {
+            let source = match table.partitioned || source != names || table.part.condition().is_some() {
                 true => format!("(select {source} from {rows_of})"),
                 false => format!("{} ({names})", table.quoted()),
             };

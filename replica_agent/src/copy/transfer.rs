@@ -60,6 +60,9 @@ impl Columns {
         for row in &sent {
             let name: &str = row.get(0);
             let type_of = |row: &postgres::Row| row.get::<_, Option<u32>>(1);
+            if !table.part.sends(name) {
+                continue;
+            }
             let Some(name_there) = rule.map_or(Some(name), |rule| rule.column(name)) else { continue };
             let other = here.iter().find(|other| other.get::<_, &str>(0) == name_there);
             list.push(quote::ident(name_there));

@@ -1,7 +1,7 @@
--- The captured tables; their capturing triggers tell a table that was removed and added again.
-select r.schema_name::text, r.table_name::text, t.oid, r.key_columns::text[], r.partitioned,
-       coalesce((to_jsonb(r) ->> 'whole_rows')::boolean, false)
+-- The captured tables, and what of them; their capturing triggers tell a table that was removed and added again.
+select r.schema_name::text, r.table_name::text, p.trigger_oid, r.key_columns::text[], r.partitioned,
+       r.columns::text[], case when p.filter_over is not null then pyreplica.copy_condition(r.relation) end, p.filter_over,
+       r.operations, r.whole_rows
   from pyreplica.replicated_table r
-  join pg_trigger t on t.tgrelid = r.relation and t.tgparentid = 0
-                   and t.tgfoid = 'pyreplica.log_change'::regproc
+  join pyreplica.captured_part p on p.relation = r.relation
  order by r.schema_name collate "C", r.table_name collate "C"

@@ -12,6 +12,7 @@ use super::shown::Shown;
 use super::{Pair, KEYS_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::Operations;
+use crate::part::Part;
 use crate::quote;
 use crate::shape::Shape;
 
@@ -25,6 +26,8 @@ pub(super) struct Query {
     /// Places of the key's columns in `columns`.
     pub key: Vec<usize>,
     from: String,
+    /// Which rows are compared, over a row named `new`.
+    condition: Option<String>,
     list: String,
     order: String,
     /// `WHERE` that finds one row by the text of its key.
@@ -57,6 +60,7 @@ impl Query {
                 .filter_map(|key| columns.iter().position(|column| column == key))
                 .collect(),
             from: format!("{}{}", shape.only(), quote::qualified(&shape.schema, &shape.name)),
+            condition: None,
             list: columns.iter().map(text).collect::<Vec<_>>().join(", "),
             order: key_columns.iter().map(ordered).collect::<Vec<_>>().join(", "),
             find: key_columns.iter().enumerate().map(found).collect::<Vec<_>>().join(" and "),
@@ -70,12 +74,23 @@ impl Query {
         (self.columns, self.list, self.shown) = (columns, list, Some(shown));
     }
 
+    /// Only what of the table is sent.
+    pub fn of(mut self, part: &Part) -> Query {
+        if let Some(condition) = part.condition() {
+            self.from.push_str(" as new");
+            self.condition = Some(condition.to_owned());
+        }
+        self
+    }
+
     pub fn all(&self) -> String {
-        format!("select {} from {} order by {}", self.list, self.from, self.order)
+        let condition = self.condition.as_ref().map_or_else(String::new, |c| format!(" where {c}"));
+        format!("select {} from {}{condition} order by {}", self.list, self.from, self.order)
     }
 
     pub fn one(&self) -> String {
-        format!("select {} from {} where {}", self.list, self.from, self.find)
+        let condition = self.condition.as_ref().map_or_else(String::new, |c| format!(" and {c}"));
+        format!("select {} from {} where {}{condition}", self.list, self.from, self.find)
     }
 
     pub fn key_of(&self, row: &Row) -> Result<Key> {
