@@ -63,7 +63,7 @@ fn table_of_every_type_has_every_type() {
 }
 
 /// Files of docs/ in which every block of SQL and configuration is an example that a test runs.
-const WITH_EXAMPLES: &[&str] = &[];
+const WITH_EXAMPLES: &[&str] = &["transforms.md"];
 
 #[test]
 fn every_example_of_the_documentation_is_run() {

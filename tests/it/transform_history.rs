@@ -40,9 +40,21 @@ const HISTORY: &str = "create procedure history(seed float8, steps int) language
 
 /// The slave's table is to hold what `should` gives on the master, by a `[[slave.table]]` with these lines.
 fn follow(setup: impl Fn(Setup) -> Setup, slave: &str, lines: &str, should: &str) {
+    follow_added("", setup, slave, lines, should);
+}
+
+/// The same where the master sends whole rows.
+fn follow_whole(setup: impl Fn(Setup) -> Setup, slave: &str, lines: &str, should: &str) {
+    let again =
+        "select pyreplica.remove_table('people'); select pyreplica.add_table('people', whole_rows => true)";
+    follow_added(again, setup, slave, lines, should);
+}
+
+fn follow_added(added: &str, setup: impl Fn(Setup) -> Setup, slave: &str, lines: &str, should: &str) {
     let lines = format!("[[slave.table]]\nname = \"public.people\"\n{lines}");
     let setup = setup(Setup::new(PEOPLE).slave_schema(slave).slaves(1)).slave_line(&lines);
     let trio = setup.build();
+    trio.master.run(added);
     trio.master.run(HISTORY);
     trio.master.run(&format!("create view should as {should}"));
     let seed = std::env::var("PYREPLICA_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -87,4 +99,27 @@ fn computed_values_follow() {
 fn rows_filtered_by_their_key_follow() {
     follow(|setup| setup, PEOPLE, BY_KEY, BY_KEY_VIEW);
     follow(|setup| setup.slave_line("apply = \"exact\""), PEOPLE, BY_KEY, BY_KEY_VIEW);
+}
+
+const WHOLE: &str = "columns = { region = false }
+    values = { more = \"region || ': ' || coalesce(name, mail)\", born = \"case when region = 'r2' then born end\" }
+    row_filter = \"region in ('r1', 'r2') and mail is not null -- NULL is no\"";
+const WHOLE_SLAVE: &str =
+    "create table people (id int primary key, name text, mail text, born date, more text)";
+const WHOLE_VIEW: &str = "select id, name, mail, case when region = 'r2' then born end as born,
+    region || ': ' || coalesce(name, mail) from people where region in ('r1', 'r2') and mail is not null";
+
+#[test]
+fn rows_move_in_and_out_of_a_filter_over_any_column() {
+    follow_whole(|setup| setup, WHOLE_SLAVE, WHOLE, WHOLE_VIEW);
+    follow_whole(|setup| setup.slave_line("apply = \"exact\""), WHOLE_SLAVE, WHOLE, WHOLE_VIEW);
+    follow_whole(|setup| setup.one_phase().agent_line("batch_rows = 3"), WHOLE_SLAVE, WHOLE, WHOLE_VIEW);
+    follow_whole(|setup| setup, VALUES_SLAVE, VALUES, VALUES_VIEW);
+    follow_whole(|setup| setup, PEOPLE, BY_KEY, BY_KEY_VIEW);
+}
+
+/// The plain slave of a table that sends whole rows.
+#[test]
+fn whole_rows_follow_as_they_are() {
+    follow_whole(|setup| setup, PEOPLE, "", "select * from people");
 }

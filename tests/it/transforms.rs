@@ -260,3 +260,39 @@ fn the_documented_mapping_does_what_it_says() {
     assert_eq!(trio.slaves[0].rows("select no, total from shop.orders order by no"), ["1001|12", "1002|12"]);
     trio.agent.run(&["verify"]).expect_code(0);
 }
+
+#[test]
+fn a_row_that_moves_out_of_a_filter_and_is_not_there_is_named() {
+    let trio = Setup::new(&example("transforms.md", "master")).slaves(1);
+    let lines = "[[slave.table]]\nname = \"public.customers\"\nrow_filter = \"region = 'EU'\"";
+    let trio = trio.slave_line(lines).build();
+    trio.once()
+        .expect_code(1)
+        .expect_text(&["row_filter of table public.customers uses region", "whole_rows => true"]);
+    trio.master.run("select pyreplica.remove_table('customers')");
+    trio.master.run(&example("transforms.md", "whole-rows"));
+    trio.master.run("insert into customers select i, 'n', 'm', case when i > 2 then 'EU' end from generate_series(1, 9) i");
+    trio.once().expect_code(0);
+    assert_eq!(trio.slaves[0].value("select count(*) from customers"), "7");
+    trio.slaves[0].run("delete from customers where id in (5, 6); update customers set name = 'mine' where id = 7; insert into customers values (1, 'mine')");
+    trio.master.run(
+        "update customers set region = 'US' where id in (4, 5); update customers set name = 'x' where id in (6, 7, 8)",
+    );
+    trio.once().expect_code(0);
+    let expected = [
+        "update_missing|public.customers|(id)=(5)",
+        "update_missing|public.customers|(id)=(6)",
+        "update_differs|public.customers|(id)=(7)",
+    ];
+    assert_eq!(trio.conflicts(0), expected);
+    assert_eq!(
+        trio.slaves[0].value("select string_agg(id || name, ' ' order by id) from customers"),
+        "1mine 3n 7x 8x 9n"
+    );
+    trio.master.run("update customers set region = 'EU' where id = 1");
+    trio.once().expect_code(1).expect_text(&["insert_exists", "(id)=(1)"]);
+    trio.agent
+        .run(&["verify"])
+        .expect_code(1)
+        .expect_text(&["(id)=(1): differs in name", "(id)=(6): missing"]);
+}
