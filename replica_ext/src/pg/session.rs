@@ -39,7 +39,7 @@ pub fn is_agent() -> bool {
     unsafe {
         let slave = pg_sys::get_relname_relid(c"slave".as_ptr(), schema);
         slave != pg_sys::InvalidOid
-            && pg_sys::pg_class_aclcheck(slave, pg_sys::GetUserId(), pg_sys::ACL_INSERT.into())
+            && pg_sys::pg_class_aclcheck(slave, pg_sys::GetUserId(), pg_sys::ACL_INSERT)
                 == pg_sys::AclResult::ACLCHECK_OK
     }
 }
