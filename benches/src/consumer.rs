@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pyreplica_tests::agent::Agent;
 use pyreplica_tests::cluster::{run, Cluster};
 use pyreplica_tests::db::{Db, Session};
+use pyreplica_tests::proxy::Proxy;
 
 use crate::rivals::Daemon;
 
@@ -27,6 +28,7 @@ pub struct Consumer {
     pub slave: Db,
     held: Held,
     _agent: Option<Agent>,
+    _ways: [Option<Proxy>; 2],
     _daemons: Vec<Daemon>,
 }
 
@@ -38,17 +40,38 @@ pub enum Held {
     Group(u32),
 }
 
+/// How far the agent is from the master, and from the slave.
+pub type Distances = [Duration; 2];
+
 impl Consumer {
     /// A new server with an agent of its own, whose first copy is under way.
     pub fn ours(name: &'static str, master: &Db, schema: &str, slave_lines: &str) -> Consumer {
+        Self::far(name, master, schema, slave_lines, Distances::default())
+    }
+
+    /// The same at a distance.
+    pub fn far(
+        name: &'static str,
+        master: &Db,
+        schema: &str,
+        slave_lines: &str,
+        [to_master, to_slave]: Distances,
+    ) -> Consumer {
         let slave = server_for(name, schema);
+        let way =
+            |db: &Db, distance: Duration| (!distance.is_zero()).then(|| Proxy::start(&db.server, distance));
+        let ways = [way(master, to_master), way(&slave, to_slave)];
+        let dsn =
+            |way: &Option<Proxy>, db: &Db| way.as_ref().map_or_else(|| db.dsn(), |way| way.dsn(&db.name));
         let mut agent = Agent::new(&format!(
             "[master]\ndsn = \"{}\"\n[agent]\nname = \"{name}\"\n[[slave]]\nname = \"{name}\"\ndsn = \"{}\"\n{slave_lines}",
-            master.dsn(),
-            slave.dsn()
+            dsn(&ways[0], master),
+            dsn(&ways[1], &slave)
         ));
         agent.start();
-        Consumer { held: Held::Process(agent.pid()), _agent: Some(agent), _daemons: Vec::new(), name, slave }
+        let mut consumer = Consumer::new(name, slave, Held::Process(agent.pid()));
+        (consumer._agent, consumer._ways) = (Some(agent), ways);
+        consumer
     }
 
     /// A new server that subscribes to publication `bench`.
@@ -67,7 +90,7 @@ impl Consumer {
     }
 
     pub fn new(name: &'static str, slave: Db, held: Held) -> Consumer {
-        Consumer { name, slave, held, _agent: None, _daemons: Vec::new() }
+        Consumer { name, slave, held, _agent: None, _ways: [None, None], _daemons: Vec::new() }
     }
 
     /// Keeps what ends with it.

@@ -30,7 +30,7 @@ use crate::failpoint;
 use crate::feed::Context;
 use crate::follow::{Ended, Member};
 use crate::logging;
-use crate::node::Route;
+use crate::pipe::Pipe;
 use crate::pipeline::guarded;
 use crate::position::Position;
 use crate::session;
@@ -60,7 +60,7 @@ fn failed(slave: &str, e: postgres::Error) -> Error {
 }
 
 /// Asks the agent that serves the slave to copy a table again.
-pub fn request(client: &mut Client, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
+pub fn request(client: &mut Pipe, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
     client
         .execute(
             "insert into pyreplica_agent.copy_request as r (agent, slave, schema_name, table_name)
@@ -73,7 +73,7 @@ pub fn request(client: &mut Client, agent: &str, slave: &str, table: &CapturedTa
 }
 
 /// The tables that are asked for and have not failed.
-pub fn requested(client: &mut Client, agent: &str, slave: &str) -> Result<BTreeSet<Name>> {
+pub fn requested(client: &mut Pipe, agent: &str, slave: &str) -> Result<BTreeSet<Name>> {
     let rows = client
         .query(
             "select schema_name, table_name from pyreplica_agent.copy_request
@@ -86,7 +86,7 @@ pub fn requested(client: &mut Client, agent: &str, slave: &str) -> Result<BTreeS
 
 /// What became of a request: the error if there is one, `None` while it stands, or when it is done.
 pub fn error_of(
-    client: &mut Client,
+    client: &mut Pipe,
     agent: &str,
     slave: &str,
     table: &CapturedTable,
@@ -102,7 +102,7 @@ pub fn error_of(
 }
 
 /// The request is done, or nobody waits for it any more.
-pub fn forget(client: &mut Client, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
+pub fn forget(client: &mut Pipe, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
     client
         .execute(
             "delete from pyreplica_agent.copy_request
@@ -113,13 +113,7 @@ pub fn forget(client: &mut Client, agent: &str, slave: &str, table: &CapturedTab
     Ok(())
 }
 
-fn note_error(
-    client: &mut Client,
-    agent: &str,
-    slave: &str,
-    (schema, name): &Name,
-    text: &str,
-) -> Result<()> {
+fn note_error(client: &mut Pipe, agent: &str, slave: &str, (schema, name): &Name, text: &str) -> Result<()> {
     client
         .execute(
             "update pyreplica_agent.copy_request set error = $5
@@ -139,17 +133,17 @@ impl Member {
     /// Between two batches: takes up a request, if none is at hand.
     pub(crate) fn begin_again(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let (agent, slave) = (context.config.agent_name(), self.session.name.clone());
-        let client = &mut self.session.client;
         if self.again.is_some() {
             return Ok(());
         }
+        let (client, tables) = self.session.parts()?;
         let Some(name) = requested(client, agent, &slave)?.into_iter().next() else { return Ok(()) };
         let captured = control.captured()?;
         let Some(table) = captured.into_iter().find(|t| (&t.schema, &t.name) == (&name.0, &name.1)) else {
             return note_error(client, agent, &slave, &name, "the table is not captured on the master");
         };
         log::info!("slave \"{slave}\": copying table {} again", table.full_name());
-        self.session.tables.hold(client, &table)?;
+        tables.hold(client, &table)?;
         self.reporter.hold(true);
         failpoint::hit("again.after_hold");
 
@@ -209,7 +203,8 @@ impl Member {
         failpoint::hit("again.before_commit");
         self.commit(from)?;
         let (initial, mapping) = (self.session.tables.initial(), Arc::clone(self.session.tables.mapping()));
-        self.session.tables = Tables::load(&mut self.session.client, agent, &slave, initial, &mapping)?;
+        let (client, _) = self.session.parts()?;
+        self.session.tables = Tables::load(client, agent, &slave, initial, &mapping)?;
         self.reporter.hold(false);
         failpoint::hit("again.after_commit");
         Ok(true)
@@ -219,12 +214,10 @@ impl Member {
 fn copy_aside(context: &Context, slave: &str, table: CapturedTable, quit: &Stop) -> Result<CopiedTable> {
     let Context { config, cancels, .. } = context;
     let slave = config.slave(slave)?;
-    let mut master = session::connect_master(&config.master.dsn, "copy")?;
-    let mut client = session::connect_slave(slave)?;
-    Route::find(&mut master, &mut client, &slave.name)?;
-    let _cancelable = (cancels.add(&config.master.dsn, &master)?, cancels.add(&slave.dsn, &client)?);
+    let mut master: Client = session::connect_master(&config.master.dsn, "copy")?;
+    let _cancelable = cancels.add(&config.master.dsn, &master)?;
     let crew = Crew { config, slave, stop: quit, cancels };
-    let (mut copied, result) = crew.copy(&mut master, &mut client, vec![table], Manner::Aside);
+    let (mut copied, result) = crew.copy(&mut master, vec![table], Manner::Aside);
     result?;
     failpoint::hit("again.after_copy");
     copied.pop().ok_or_else(|| Error::new(Kind::Stopped, "copy was stopped"))

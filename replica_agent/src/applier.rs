@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postgres::types::Type;
-use postgres::{Client, Statement};
+use postgres::Statement;
 
 use crate::bind::param_type;
 use crate::config::{InsertExists, Slave, UpdateDiffers};
@@ -19,6 +19,7 @@ use crate::event::Note;
 use crate::failure::{self, failed_on, full_name, on_table, Failed};
 use crate::mapping::{Mapping, Name};
 use crate::own_types::OwnTypes;
+use crate::pipe::Pipe;
 use crate::reader::{Chunk, Transaction};
 use crate::retry;
 use crate::set_statement::ArrayTypes;
@@ -29,7 +30,7 @@ use crate::tables::{Gate, Tables};
 use crate::tell::Teller;
 use crate::wake::Stop;
 
-pub use setwise::CarriedOut;
+pub use setwise::Target;
 
 mod exact;
 mod large;
@@ -74,7 +75,7 @@ pub struct Applier {
     insert_exists: InsertExists,
     update_differs: UpdateDiffers,
     statements: HashMap<Vec<u8>, Statement>,
-    /// For many rows; `None` where they go one by one.
+    /// Those of `setwise`; `None` where it has to do without.
     set_statements: HashMap<Vec<u8>, Option<Statement>>,
     arrays: ArrayTypes,
     own_types: Arc<OwnTypes>,
@@ -83,7 +84,7 @@ pub struct Applier {
     checked: HashSet<u32>,
     unchecked: HashSet<u32>,
     /// How to look that up.
-    now: Option<Statement>,
+    same: Option<Statement>,
     /// By their names on the master.
     tables: HashMap<Name, Arc<SlaveTable>>,
     /// Relations of the batch at hand that the slave has by another of their names.
@@ -116,7 +117,7 @@ impl Applier {
             own_types: Arc::default(),
             checked: HashSet::new(),
             unchecked: HashSet::new(),
-            now: None,
+            same: None,
             tables: HashMap::new(),
             aliases: HashMap::new(),
             shape: Vec::new(),
@@ -136,7 +137,7 @@ impl Applier {
     /// Applies the changes of a chunk one after the other, unless they are of tables that are to be skipped.
     pub fn apply(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         chunk: &Chunk,
         tables: &mut Tables,
         stop: &Stop,
@@ -206,7 +207,7 @@ impl Applier {
     /// to have said that it is the same table.
     fn gate(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         tables: &Tables,
         transaction: &Transaction,
@@ -229,7 +230,7 @@ impl Applier {
     }
 
     /// Is there a table on the slave for the master's of this name?
-    fn find(&mut self, client: &mut Client, relation: &Relation, name: Name) -> Result<bool> {
+    fn find(&mut self, client: &mut Pipe, relation: &Relation, name: Name) -> Result<bool> {
         if self.tables.contains_key(&name) {
             return Ok(true);
         }
@@ -262,7 +263,7 @@ impl Applier {
     }
 
     /// Is all of it to be set aside? Then that is on record now.
-    fn sets_aside_all_of(&mut self, client: &mut Client, transaction: &Transaction) -> Result<bool> {
+    fn sets_aside_all_of(&mut self, client: &mut Pipe, transaction: &Transaction) -> Result<bool> {
         let all = self.skips.holds(transaction.xid, WHOLE);
         if all {
             self.set_aside(client, transaction, WHOLE, None)?;
@@ -272,7 +273,7 @@ impl Applier {
 
     fn set_aside(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         transaction: &Transaction,
         statement: i32,
         sql: Option<&str>,
@@ -312,7 +313,7 @@ impl Applier {
 
     fn prepare(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         operation: Operation,
         key: &[usize],
@@ -324,16 +325,29 @@ impl Applier {
             return Ok(statement.clone());
         }
 
-        let table = self.table(client, relation)?;
-        let sql = build(&table, operation, &key, &set).map_err(|e| on_table(e, relation))?;
-        let mut types: Vec<Type> = key.iter().chain(&set).map(|c| param_type(c)).collect();
-        if operation == Operation::UpdateExact {
-            types.extend(set.iter().map(|c| param_type(c)));
-        }
+        let (sql, types) = self.one_row(client, relation, operation, &key, &set)?;
         let statement = client.prepare_typed(&sql, &types).map_err(|e| failed_on(relation, e))?;
         self.keep_few_statements();
         self.statements.insert(self.shape.clone(), statement.clone());
         Ok(statement)
+    }
+
+    /// The statement for one row, and the types of its parameters.
+    fn one_row(
+        &mut self,
+        client: &mut Pipe,
+        relation: &Relation,
+        operation: Operation,
+        key: &[&Column],
+        set: &[&Column],
+    ) -> Result<(String, Vec<Type>)> {
+        let table = self.table(client, relation)?;
+        let sql = build(&table, operation, key, set).map_err(|e| on_table(e, relation))?;
+        let mut types: Vec<Type> = key.iter().chain(set).map(|c| param_type(c)).collect();
+        if operation == Operation::UpdateExact {
+            types.extend(set.iter().map(|c| param_type(c)));
+        }
+        Ok((sql, types))
     }
 
     /// What tells a statement from others.
@@ -363,7 +377,7 @@ impl Applier {
         }
     }
 
-    fn table(&mut self, client: &mut Client, relation: &Relation) -> Result<Arc<SlaveTable>> {
+    fn table(&mut self, client: &mut Pipe, relation: &Relation) -> Result<Arc<SlaveTable>> {
         let name = self.name_of(relation);
         if self.find(client, relation, name.clone())? {
             return Ok(Arc::clone(&self.tables[&name]));
@@ -374,7 +388,7 @@ impl Applier {
 
     /// Has somebody altered the slave's table since its statements were made? Asked before a conflict is believed: the
     /// old values were compared as the types of that time.
-    fn was_altered(&mut self, client: &mut Client, relation: &Relation) -> Result<bool> {
+    fn was_altered(&mut self, client: &mut Pipe, relation: &Relation) -> Result<bool> {
         let known = self.table(client, relation)?;
         let altered =
             Some(&*known) != describe(client, relation, &self.mapping, &self.name_of(relation))?.as_ref();
@@ -403,7 +417,7 @@ impl Applier {
     /// Rolls back and says which change failed.
     fn failed(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         decoder: &Decoder,
         change: &Change,
         transaction: &Transaction,
@@ -413,7 +427,8 @@ impl Applier {
         self.forget();
         self.conflicts = 0;
         self.noted.clear();
-        if let Err(rollback) = client.batch_execute("rollback") {
+        // In the stream the session is read only outside of a transaction; but the conflict is recorded there.
+        if let Err(rollback) = client.batch_execute("rollback; set default_transaction_read_only = off") {
             log::debug!("slave \"{}\": could not roll back: {rollback}", self.slave);
             return failure::place_only(e, transaction);
         }

@@ -64,6 +64,63 @@ impl Array {
     }
 }
 
+/// A parameter that outlives what it was made from, to be sent without waiting for the answer.
+#[derive(Debug)]
+pub enum Owned {
+    Value { bytes: Option<Box<[u8]>>, binary: bool },
+    Array(Array),
+    Text(Option<String>),
+    Int4(i32),
+    Int8(i64),
+    Oids(Vec<u32>),
+    Int8s(Vec<i64>),
+    Bools(Vec<bool>),
+    Texts(Vec<String>),
+}
+
+impl From<&Param<'_>> for Owned {
+    fn from(param: &Param) -> Self {
+        Owned::Value { bytes: param.bytes.map(Box::from), binary: param.binary }
+    }
+}
+
+impl ToSql for Owned {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Owned::Value { bytes, binary } => {
+                Param { bytes: bytes.as_deref(), binary: *binary }.to_sql(ty, out)
+            }
+            Owned::Array(array) => array.to_sql(ty, out),
+            Owned::Text(text) => text.to_sql(ty, out),
+            Owned::Int4(number) => number.to_sql(ty, out),
+            Owned::Int8(number) => number.to_sql(ty, out),
+            Owned::Oids(oids) => oids.to_sql(ty, out),
+            Owned::Int8s(numbers) => numbers.to_sql(ty, out),
+            Owned::Bools(bools) => bools.to_sql(ty, out),
+            Owned::Texts(texts) => texts.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, ty: &Type) -> Format {
+        match self {
+            Owned::Value { bytes, binary } => {
+                Param { bytes: bytes.as_deref(), binary: *binary }.encode_format(ty)
+            }
+            _ => Format::Binary,
+        }
+    }
+
+    to_sql_checked!();
+}
+
 /// A value with its length before it, as arrays and COPY have it.
 pub fn put_field(out: &mut Vec<u8>, value: Value) {
     match value {

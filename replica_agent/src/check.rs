@@ -166,7 +166,7 @@ pub fn check(config: &Config) -> Report {
     }
     let mut servers = Vec::new();
     for slave in &config.slaves {
-        let checked = connect_slave(slave).and_then(|mut client| {
+        let checked = connect_slave(slave).and_then(|mut client: Client| {
             check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report)
         });
         match checked {

@@ -13,6 +13,7 @@ use crate::log_columns::{as_relation, log_columns, LogColumn};
 use crate::mapping::{Mapping, Rule};
 use crate::own_types::{self, OwnTypes};
 use crate::quote;
+use crate::session;
 use crate::shape::{shapes, Column, Shape};
 use crate::slave_table::look_up;
 use crate::transform::{Carried, Source, Step, Transform, WHOLE_ROWS};
@@ -60,16 +61,12 @@ pub(crate) fn names(mapping: &Mapping, captured: &[CapturedTable], at: &str, rep
 }
 
 /// The first thing in the mapping that keeps a slave from following; asked before anything is applied.
-pub(crate) fn refuse(
-    master: &mut Client,
-    client: &mut Client,
-    slave: &Slave,
-    captured: &[CapturedTable],
-) -> Result<()> {
+pub(crate) fn refuse(master: &mut Client, slave: &Slave, captured: &[CapturedTable]) -> Result<()> {
     let mapping = &slave.mapping;
     if mapping.is_plain() {
         return Ok(());
     }
+    let client: &mut Client = &mut session::connect_slave(slave)?;
     let mut report = Report::default();
     let at = format!("slave \"{}\"", slave.name);
     names(mapping, captured, &at, &mut report);

@@ -15,13 +15,16 @@
 //! else is applied: an independent slave commits, since nobody else has a say; in an atomic group the decision row on
 //! the master says which. Whether an unanswered COMMIT took place the position row tells.
 //!
+//! Done step by step, as here, each answer is awaited; `stream` sends the same without the lock of 1, the position being
+//! moved only from the batch before.
+//!
 //! # A predecessor's session that outlives it
 //!
-//! The server carries out the statement that a killed agent sent last, and only that: the next one is sent when the
-//! last one is answered. If it is a change, its transaction ends without PREPARE and so is rolled back. If it is PREPARE,
-//! COMMIT or COMMIT PREPARED it may succeed, at any time until the session ends. What recovery saw, or the position
-//! said, before that is worth nothing; so a session first waits for the end of the one before it (`recovery`). With
-//! this, what is prepared is all there when recovery looks, and the position moves by us alone.
+//! The server carries out what a killed agent sent: whole batches, and the beginning of one, which is rolled back unless
+//! its PREPARE has arrived. PREPARE, COMMIT and COMMIT PREPARED may succeed at any time until the session ends. What
+//! recovery saw, or the position said, before that is worth nothing; so a session first ends the one before it, and waits
+//! for its end (`recovery`). With this, what is prepared is all there when recovery looks, and the position moves by us
+//! alone.
 //!
 //! Should a batch be prepared later all the same, by whoever does not hold the advisory lock, then the lock on the
 //! position row keeps us from applying anything beside it: both cannot hold it, so there is never a second batch of one
@@ -31,14 +34,15 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use postgres::{Client, SimpleQueryMessage, Statement};
+use postgres::{SimpleQueryMessage, Statement};
 
-use crate::applier::{Applied, Applier, CarriedOut, Forwards};
+use crate::applier::{Applied, Applier, Forwards};
 use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::identity::Admitted;
 use crate::node::Route;
+use crate::pipe::Pipe;
 use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
@@ -51,8 +55,12 @@ use crate::tables::Tables;
 use crate::tell::Teller;
 use crate::wake::{Cancelable, Cancels, Stop};
 use recovery::{gid, take_over};
+use stream::Stream;
+
+pub use stream::Committed;
 
 mod recovery;
+mod stream;
 
 /// The master that a position belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +79,7 @@ pub struct Standing {
 
 /// One slave's session and what is known of the slave.
 pub struct SlaveSession {
-    pub client: Client,
+    client: Pipe,
     pub name: String,
     pub tables: Tables,
     /// `None` where they are left alone.
@@ -95,8 +103,11 @@ pub struct SlaveSession {
     savepoint: bool,
     applier: Applier,
     mover: Statement,
+    /// The same for the stream.
+    move_on: Statement,
     timeline: i32,
     phase: Phase,
+    stream: Stream,
     /// Of the batch at hand, and of all before it.
     stages: Stages,
     total: Total,
@@ -117,9 +128,9 @@ impl SlaveSession {
         slave: &Slave,
         agent: &str,
         cancels: &Cancels,
-        admit: impl FnOnce(&mut Client) -> Result<Admitted>,
+        admit: impl FnOnce(&mut Pipe) -> Result<Admitted>,
     ) -> Result<Self> {
-        let mut client = session::connect_slave(slave)?;
+        let mut client: Pipe = session::connect_slave(slave)?;
         let Admitted { master, route } = admit(&mut client)?;
         let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
@@ -141,9 +152,13 @@ impl SlaveSession {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
             })?;
         }
-        let mover = client.prepare(include_str!("sql/move_position.sql")).map_err(|e| {
-            Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
-        })?;
+        let mut prepare = |sql| {
+            client.prepare(sql).map_err(|e| {
+                Error::from_pg(format!("could not prepare to move the position of slave \"{name}\""), e)
+            })
+        };
+        let mover = prepare(include_str!("sql/move_position.sql"))?;
+        let move_on = prepare(include_str!("sql/move_on.sql"))?;
         let skips = Skips::load(&mut client, agent, name)?;
         let mut session = SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
@@ -162,8 +177,10 @@ impl SlaveSession {
             savepoint: false,
             applier: Applier::new(agent, slave, skips),
             mover,
+            move_on,
             timeline: 0,
             phase: Phase::Idle,
+            stream: Stream::default(),
             stages: Stages::default(),
             total: Total::default(),
             _cancelable: cancelable,
@@ -243,11 +260,7 @@ impl SlaveSession {
         let began = Instant::now();
         let applied = self.apply_window(window, stop)?;
         self.stages.seconds.apply += began.elapsed().as_secs_f64();
-        self.stages.spent(window.spent);
-        if let Some(end) = &window.end {
-            self.stages.transactions += end.transactions as u64;
-            self.stages.rows += end.changes as u64;
-        }
+        self.stages.window(window);
         Ok(applied)
     }
 
@@ -308,31 +321,23 @@ impl SlaveSession {
     /// Applies the net effect of a window; false when that cannot be, and then the transaction is where it was before.
     /// `first`: there is nothing else in it.
     fn carry_out(&mut self, window: &Window, plan: &Plan, first: bool, stop: &Stop) -> Result<bool> {
-        if !first {
-            // One at a time, or they would nest.
-            let release = if self.savepoint { "release savepoint a_window; " } else { "" };
-            self.run(&format!("{release}savepoint a_window"))?;
-            self.savepoint = true;
-        }
         let SlaveSession { client, tables, applier, .. } = self;
-        match applier.carry_out(client, &window.chunks, plan, tables, stop) {
-            Ok(CarriedOut::Done) => return Ok(true),
-            Ok(CarriedOut::OneByOne) => {
-                self.run(&session::plan_as_usual())?;
-                return Ok(false);
-            }
-            Ok(CarriedOut::NotAsPlanned) => {
-                log::debug!("slave \"{}\": change by change: rows are not as expected", self.name);
-            }
-            Err(e) if stop.is_set() || e.kind() != Kind::Apply || is_transient(&e) => {
-                self.let_go();
-                return Err(e);
-            }
-            Err(e) => {
-                log::debug!("slave \"{}\": change by change after: {e:#}", self.name);
-                self.applier.forget();
-            }
+        let Some(targets) = applier.targets(client, plan, tables).inspect_err(|_| self.let_go())? else {
+            self.run(&session::plan_as_usual())?;
+            return Ok(false);
+        };
+        if !first {
+            self.savepoint();
         }
+        let SlaveSession { client, applier, .. } = self;
+        let sent = applier.carry_out(client, &window.chunks, plan, &targets, stop);
+        let Err(e) = self.answered().and(sent) else { return Ok(true) };
+        if stop.is_set() || e.kind() != Kind::Apply || is_transient(&e) {
+            self.let_go();
+            return Err(e);
+        }
+        log::debug!("slave \"{}\": change by change after: {e:#}", self.name);
+        self.applier.forget();
         if first {
             self.rollback()?;
             self.begin(window.origin())?;
@@ -342,10 +347,25 @@ impl SlaveSession {
         Ok(false)
     }
 
+    /// Sends a savepoint before a window that is not the first. One at a time, or they would nest.
+    fn savepoint(&mut self) {
+        let release = if self.savepoint { "release savepoint a_window; " } else { "" };
+        self.client.send_batch(format!("{release}savepoint a_window"));
+        self.savepoint = true;
+    }
+
+    /// Waits for the answers to all that was sent; the first failure, once there are no more to come.
+    fn answered(&mut self) -> Result<()> {
+        self.client.await_all();
+        self.client.settle(self.client.sent()).map_err(|(_, e)| self.batch_failed(e))
+    }
+
+    fn batch_failed(&self, e: postgres::Error) -> Error {
+        Error::from_pg(format!("could not apply a batch on slave \"{}\"", self.name), e)
+    }
+
     fn run(&mut self, sql: &str) -> Result<()> {
-        self.client
-            .batch_execute(sql)
-            .map_err(|e| Error::from_pg(format!("could not apply a batch on slave \"{}\"", self.name), e))
+        self.client.batch_execute(sql).map_err(|e| self.batch_failed(e))
     }
 
     /// Who holds the position row may have prepared a batch since recovery looked: the wait is short, and trying again
@@ -358,6 +378,7 @@ impl SlaveSession {
         if self.phase != Phase::Idle {
             return Ok(());
         }
+        self.step_by_step()?;
         let failed =
             |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
         let whose = format!(
@@ -394,19 +415,21 @@ impl SlaveSession {
         // In a group whose batch numbers were just aligned ours may be ahead of the row.
         if batch.is_none_or(|batch| batch > self.batch) {
             self.rollback()?;
-            return Err(Error::new(
-                Kind::Refused,
-                format!("position of slave \"{}\" was moved by somebody else", self.name),
-            )
-            .detail(format!("Expected batch {}, found {batch:?}.", self.batch))
-            .hint("Does a second agent of this name run elsewhere? The agent looks at the position again and goes on."));
+            return Err(moved_by_another(&self.name)
+                .detail(format!("Expected batch {}, found {batch:?}.", self.batch)));
         }
         failpoint::hit("commit.after_begin");
         Ok(())
     }
 
+    /// The session and what is known of the slave's tables, for what is none of a batch. Nothing may be under way.
+    pub fn parts(&mut self) -> Result<(&mut Pipe, &mut Tables)> {
+        self.step_by_step()?;
+        Ok((&mut self.client, &mut self.tables))
+    }
+
     /// Does more in the transaction at hand, beginning it if there is none.
-    pub fn also(&mut self, work: &mut dyn FnMut(&mut Client) -> Result<()>) -> Result<()> {
+    pub fn also(&mut self, work: &mut dyn FnMut(&mut Pipe) -> Result<()>) -> Result<()> {
         self.begin(None)?;
         work(&mut self.client).inspect_err(|_| self.let_go())
     }
@@ -419,6 +442,7 @@ impl SlaveSession {
         failpoint::hit("commit.after_apply");
         if let Some(sequences) = &mut self.sequences {
             sequences.catch_up(&mut self.client)?;
+            self.answered()?;
         }
         let failed =
             |name: &str, e| Error::from_pg(format!("could not move the position of slave \"{name}\""), e);
@@ -438,7 +462,10 @@ impl SlaveSession {
                 ],
             )
             .map_err(|e| failed(&self.name, e))?;
-        assert_eq!(moved, 1, "the position row is locked and its batch number was checked");
+        if moved != 1 {
+            self.let_go();
+            return Err(moved_by_another(&self.name));
+        }
         failpoint::hit("commit.after_position");
         if self.two_phase {
             let gid = gid(&self.agent, &self.name, batch)?;
@@ -476,11 +503,8 @@ impl SlaveSession {
         // PREPARE TRANSACTION and COMMIT PREPARED wait for the disk.
         self.durable = self.two_phase;
         failpoint::hit("commit.after_commit");
-        let mut batch = std::mem::take(&mut self.stages);
-        batch.seconds.commit += began.elapsed().as_secs_f64();
-        batch.batches = 1;
-        log::debug!("slave \"{}\": batch {}: {batch}", self.name, self.batch);
-        self.total.add(&batch);
+        self.stages.seconds.commit += began.elapsed().as_secs_f64();
+        self.batch_done(self.batch);
         Ok(self.applier.end_batch())
     }
 
@@ -494,15 +518,25 @@ impl SlaveSession {
         self.phase == Phase::Open && self.forwards
     }
 
+    fn batch_done(&mut self, batch: i64) {
+        let mut stages = std::mem::take(&mut self.stages);
+        stages.batches = 1;
+        log::debug!("slave \"{}\": batch {batch}: {stages}", self.name);
+        self.total.add(&stages);
+    }
+
     pub fn is_durable(&self) -> bool {
         self.durable
     }
 
     /// Waits until no crash of the slave can undo what is committed: a later commit that waits for the disk does.
-    pub fn make_durable(&mut self) -> Result<()> {
-        if self.durable {
-            return Ok(());
+    ///
+    /// False in the middle of a batch, when that cannot be.
+    pub fn make_durable(&mut self) -> Result<bool> {
+        if self.durable || self.phase != Phase::Idle {
+            return Ok(self.durable);
         }
+        self.step_by_step()?;
         let failed = |name: &str, e| {
             Error::from_pg(format!("could not make the position of slave \"{name}\" durable"), e)
         };
@@ -515,7 +549,7 @@ impl SlaveSession {
             ))
             .map_err(|e| failed(&self.name, e))?;
         self.durable = true;
-        Ok(())
+        Ok(true)
     }
 
     pub fn follows_sequences(&self) -> bool {
@@ -524,9 +558,13 @@ impl SlaveSession {
 
     /// Brings the sequences to where all those of the master stand, or beyond.
     pub fn catch_up_sequences(&mut self, all: &[Moved]) -> Result<()> {
+        if self.phase == Phase::Idle {
+            self.step_by_step()?;
+        }
         let Some(sequences) = &mut self.sequences else { return Ok(()) };
         sequences.hear_all(all);
-        sequences.catch_up(&mut self.client)
+        sequences.catch_up(&mut self.client)?;
+        self.answered()
     }
 
     /// Undoes the batch at hand, prepared or not.
@@ -562,12 +600,18 @@ impl SlaveSession {
     }
 }
 
+fn moved_by_another(slave: &str) -> Error {
+    Error::new(Kind::Refused, format!("position of slave \"{slave}\" was moved by somebody else")).hint(
+        "Does a second agent of this name run elsewhere? The agent looks at the position again and goes on.",
+    )
+}
+
 fn is_transient(e: &Error) -> bool {
     e.sqlstate().is_some_and(|state| retry::is_transient(state, e.message()))
 }
 
 /// CREATE SCHEMA needs a right that the agent may not have, even if the schema is there.
-pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
+pub fn create_schema(client: &mut Pipe, slave: &str) -> Result<()> {
     let failed =
         |e| Error::from_pg(format!("could not create schema pyreplica_agent on slave \"{slave}\""), e);
     let there: bool = client
@@ -588,7 +632,7 @@ pub fn create_schema(client: &mut Client, slave: &str) -> Result<()> {
     })
 }
 
-fn check_two_phase(client: &mut Client, slave: &Slave) -> Result<()> {
+fn check_two_phase(client: &mut Pipe, slave: &Slave) -> Result<()> {
     let slots: i32 = client
         .query_one("select current_setting('max_prepared_transactions')::int", &[])
         .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{}\"", slave.name), e))?

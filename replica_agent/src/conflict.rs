@@ -4,9 +4,8 @@
 
 use std::fmt;
 
-use postgres::Client;
-
 use crate::error::{Error, Result};
+use crate::pipe::Pipe;
 use crate::reader::Transaction;
 
 /// PostgreSQL's own words where it has one; `update_differs` is ours.
@@ -101,7 +100,7 @@ impl Event<'_> {
     /// Part of the slave transaction at hand, if there is one.
     pub fn record(
         &self,
-        client: &mut Client,
+        client: &mut Pipe,
         agent: &str,
         slave: &str,
         transaction: &Transaction,

@@ -38,7 +38,7 @@ pub struct Control {
 
 impl Control {
     pub fn open(config: &Config, cancels: &Cancels) -> Result<Self> {
-        let mut client = session::connect_master(&config.master.dsn, "control")?;
+        let mut client: Client = session::connect_master(&config.master.dsn, "control")?;
         check_extension(&mut client)?;
         let cancelable = cancels.add(&config.master.dsn, &client)?;
         // A decision must be durable when it is taken for one.

@@ -18,6 +18,7 @@ pub const NAMES: &[&str] = &[
     "commit.after_apply",
     "commit.after_position",
     "commit.after_prepare",
+    "commit.sent",
     "group.after_decision",
     "commit.after_commit",
     "group.after_first_commit",
@@ -34,6 +35,13 @@ pub fn hit(_name: &str) {}
 #[inline(always)]
 pub fn hang(_name: &str) {}
 
+/// Whether this is the one at which the process is to die: then what comes before it has to be carried out.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn is_chosen(_name: &str) -> bool {
+    false
+}
+
 #[cfg(feature = "failpoints")]
 pub fn hang(name: &str) {
     if is_reached(name) {
@@ -41,6 +49,12 @@ pub fn hang(name: &str) {
             std::thread::park();
         }
     }
+}
+
+#[cfg(feature = "failpoints")]
+pub fn is_chosen(name: &str) -> bool {
+    debug_assert!(NAMES.contains(&name), "failpoint {name} is listed");
+    chosen().is_some_and(|(chosen, _)| chosen == name)
 }
 
 #[cfg(feature = "failpoints")]
@@ -54,17 +68,21 @@ pub fn hit(name: &str) {
 #[cfg(feature = "failpoints")]
 fn is_reached(name: &str) -> bool {
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::OnceLock;
 
-    static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);
 
-    debug_assert!(NAMES.contains(&name), "failpoint {name} is listed");
+    let count = chosen().filter(|_| is_chosen(name)).map(|(_, count)| *count);
+    count.is_some_and(|count| HITS.fetch_add(1, Ordering::SeqCst) + 1 == count)
+}
+
+/// The name, and which time.
+#[cfg(feature = "failpoints")]
+fn chosen() -> Option<&'static (String, u64)> {
+    static CHOSEN: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| {
         let text = std::env::var("PYREPLICA_FAILPOINT").ok()?;
         let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
         Some((name.to_owned(), count.parse().unwrap_or(1)))
     });
-    let Some((chosen, count)) = chosen else { return false };
-    chosen == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count
+    chosen.as_ref()
 }

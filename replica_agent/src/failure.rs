@@ -4,12 +4,12 @@
 //! insert_exists also a row of `pyreplica_agent.conflict`. Values other than the key are not shown.
 
 use postgres::types::Type;
-use postgres::Client;
 
 use crate::bind::{as_dyn, param_type, params};
 use crate::conflict::{place, Conflict, Event};
 use crate::decode::{Change, Decoder, Relation, Value};
 use crate::error::{Error, Result};
+use crate::pipe::Pipe;
 use crate::reader::Transaction;
 use crate::retry;
 use crate::statement::columns;
@@ -25,7 +25,7 @@ pub struct Failed<'c, 'a> {
 
 impl Failed<'_, '_> {
     /// After the rollback, since it asks the server.
-    pub fn explain(&self, client: &mut Client, agent: &str, slave: &str, e: Error) -> Error {
+    pub fn explain(&self, client: &mut Pipe, agent: &str, slave: &str, e: Error) -> Error {
         let Failed { decoder, change, transaction, rivals } = self;
         let operation = change.name();
         let relation = change.relations().first().map(|&r| decoder.relation(r));
@@ -80,7 +80,7 @@ pub fn place_only(e: Error, transaction: &Transaction) -> Error {
     e.detail(format!("{detail}Log id {}, origin transaction {}.", transaction.rank, transaction.xid))
 }
 
-fn key_of(client: &mut Client, relation: &Relation, change: &Change) -> Option<String> {
+fn key_of(client: &mut Pipe, relation: &Relation, change: &Change) -> Option<String> {
     let values = match change {
         Change::Insert { row, .. } => relation.key.iter().map(|&k| row[k]).collect(),
         Change::Update { key, .. } | Change::Delete { key, .. } => key.clone(),
@@ -90,7 +90,7 @@ fn key_of(client: &mut Client, relation: &Relation, change: &Change) -> Option<S
 }
 
 /// The key as people write it: `(id)=(42)`. The server prints the values: it knows all types.
-pub fn render_key(client: &mut Client, relation: &Relation, key: &[Value]) -> Result<String> {
+pub fn render_key(client: &mut Pipe, relation: &Relation, key: &[Value]) -> Result<String> {
     let columns = columns(relation, &relation.key);
     let types: Vec<Type> = columns
         .iter()

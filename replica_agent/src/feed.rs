@@ -16,6 +16,7 @@ use crate::hub::{Hub, Seat};
 use crate::identity::Identities;
 use crate::large::Log;
 use crate::logging::{self, Scopes};
+use crate::pipe::Pipe;
 use crate::plan::Window;
 use crate::position::{Position, Target};
 use crate::pulse::{Pulse, Pulses};
@@ -149,6 +150,15 @@ impl Feed {
         Ok(Feed { items, stop: context.stop.clone(), pulse, _quit: quit })
     }
 
+    /// The next item if it is there.
+    pub fn at_once(&self) -> Result<Option<Item>> {
+        match self.items.try_recv() {
+            Ok(item) if !self.stop.is_set() => item.map(Some),
+            // `next` says why there is none.
+            _ => Ok(None),
+        }
+    }
+
     /// The next item; `None` when it does not come in time.
     pub fn next(&self, timeout: Duration) -> Result<Option<Item>> {
         self.pulse.asleep(timeout, || {
@@ -174,7 +184,7 @@ fn read(
     news: Receiver<()>,
     quit: Receiver<()>,
 ) -> Result<()> {
-    let mut client = session::connect_master(&context.config.master.dsn, "read")?;
+    let mut client: Pipe = session::connect_master(&context.config.master.dsn, "read")?;
     let _cancelable = context.cancels.add(&context.config.master.dsn, &client)?;
     let hub = context.hub.as_ref().filter(|_| target.is_none());
     let master = hub.map(|_| together::master_id(&mut client)).transpose()?;
@@ -270,7 +280,10 @@ impl Reading<'_> {
             }
             let dropped = pulse.asleep(wait, || {
                 select! {
-                    recv(news) -> _ => rest.woken(),
+                    recv(news) -> _ => {
+                        rest.woken();
+                        reader.notified();
+                    }
                     recv(moved) -> _ => {}
                     recv(quit) -> _ => return true,
                     // What cannot notify (a prepared transaction) is found by the timer.

@@ -5,18 +5,17 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::Client;
-
 use crate::again::{self, Again};
 use crate::applier::Applied;
 use crate::check_mapping;
-use crate::commit::{SlaveSession, Standing};
+use crate::commit::{Committed, SlaveSession, Standing};
 use crate::config::{Initial, Slave};
 use crate::control::Control;
 use crate::copy::{CapturedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
 use crate::mapping::Mapping;
+use crate::pipe::Pipe;
 use crate::pipeline::Mode;
 use crate::position::{Position, Target};
 use crate::report::{ErrorLog, Reporter, State};
@@ -102,7 +101,8 @@ impl Member {
     /// table with, the copy replaces.
     pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<bool> {
         let captured = control.captured()?;
-        let SlaveSession { client, tables, name, .. } = &mut self.session;
+        let name = &self.session.name.clone();
+        let (client, tables) = self.session.parts()?;
         let missing = tables.settle(client, &captured)?;
         let absent = absent(client, name, tables.mapping(), missing.clone())?;
         for table in &absent {
@@ -114,7 +114,8 @@ impl Member {
 
     /// All is applied that could make them.
     pub fn new_tables_arrived(&mut self) -> Result<()> {
-        let SlaveSession { client, tables, name, .. } = &mut self.session;
+        let name = &self.session.name.clone();
+        let (client, tables) = self.session.parts()?;
         let waited = tables.arrived();
         for table in absent(client, name, tables.mapping(), waited)? {
             again::forget(client, tables.agent(), name, &table)?;
@@ -125,10 +126,11 @@ impl Member {
     /// Copies the tables that are captured and not yet here.
     pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let captured = control.captured()?;
-        let SlaveSession { client, tables, name, .. } = &mut self.session;
         let Context { config, stop, cancels, .. } = context;
-        let slave = config.slave(name)?;
-        check_mapping::refuse(&mut control.client, client, slave, &captured)?;
+        let slave = config.slave(&self.session.name)?;
+        let name = &slave.name;
+        check_mapping::refuse(&mut control.client, slave, &captured)?;
+        let (client, tables) = self.session.parts()?;
         let missing = tables.settle(client, &captured)?;
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
@@ -142,7 +144,7 @@ impl Member {
                 .into_iter()
                 .partition(|table| asked.contains(&(table.schema.clone(), table.name.clone())));
             for (missing, manner) in [(first, Manner::First), (again, Manner::Again)] {
-                let (copied, result) = crew.copy(&mut control.client, client, missing, manner);
+                let (copied, result) = crew.copy(&mut control.client, missing, manner);
                 for copied in &copied {
                     tables.add_copied(copied)?;
                     again::forget(client, config.agent_name(), name, &copied.table)?;
@@ -160,7 +162,7 @@ impl Member {
     pub fn finish_schema(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(&self.session.name)?;
-        let client = &mut self.session.client;
+        let (client, _) = self.session.parts()?;
         if !schema::is_pending(client, config.agent_name(), &slave.name, Pending::Late)? {
             return Ok(());
         }
@@ -178,7 +180,7 @@ impl Member {
         name: &str,
     ) -> Result<()> {
         self.copy_new_tables(context, control)?;
-        let SlaveSession { client, tables, .. } = &mut self.session;
+        let (client, tables) = self.session.parts()?;
         // What another member of the group met, this one may have or will meet.
         if let Some(oid) = tables.met(schema, name) {
             tables.settle_unknown(client, schema, name, oid, control.captured_as(oid)?)?;
@@ -205,39 +207,31 @@ impl Member {
         loop {
             let wait = ahead.as_ref().map(|(_, since)| AHEAD_FOR.saturating_sub(since.elapsed()));
             let timeouts = [self.reporter.due(), self.copying_again(), wait];
-            let timeout = timeouts.into_iter().flatten().fold(timer, Duration::min);
-            match feed.next(timeout)? {
-                Some(Item::Window(window)) => {
-                    open = true;
-                    if let Applied::UnknownTable { schema, name } =
-                        self.session.apply(&window, &context.stop)?
-                    {
-                        self.wait_for_new_tables(context, control)?;
-                        self.settle_unknown(context, control, &schema, &name)?;
-                        return Ok(Ended::NewTables);
-                    }
-                    let end = window.end.as_ref();
-                    if let Some(end) = end.filter(|end| end.whole || self.session.ends_with_origin()) {
-                        open = false;
-                        if self.session.is_idle() {
-                            let since = ahead.map_or_else(Instant::now, |(_, since)| since);
-                            ahead = Some((end.position.clone(), since));
-                        } else {
-                            ahead = None;
-                            let conflicts = self.commit(&end.position)?;
-                            log::debug!(
-                                "slave \"{name}\": batch {}, {conflicts} conflicts, {}",
-                                self.session.batch,
-                                end.position
-                            );
-                            self.report(control, end.more)?;
-                            batches += 1;
-                        }
-                        if context.careful && batches >= CAREFUL_BATCHES {
-                            return Ok(Ended::Passed);
-                        }
-                    }
-                }
+            // In the middle of a batch there is nothing to do but to go on.
+            let timeout = timeouts.into_iter().flatten().filter(|_| !open).fold(timer, Duration::min);
+            // Nothing is waited for as long as there is something to send; what is none of a batch waits for all that was.
+            let look = !open && (looked.elapsed() >= timer || self.again.is_some());
+            let item = match self.session.is_waiting() {
+                true if look => Ok(None),
+                true => feed.at_once(),
+                false => feed.next(timeout),
+            };
+            let applied = match &item {
+                Ok(Some(Item::Window(window))) if context.careful => self.session.step(window, &context.stop),
+                Ok(Some(Item::Window(window))) => self.session.take(window, &context.stop),
+                _ => self.session.settle(&context.stop),
+            };
+            batches += self.hear_of_committed(control, &mut ahead)?;
+            if let Applied::UnknownTable { schema, name } = applied? {
+                self.wait_for_new_tables(context, control)?;
+                self.settle_unknown(context, control, &schema, &name)?;
+                return Ok(Ended::NewTables);
+            }
+            if context.careful && batches >= CAREFUL_BATCHES {
+                return Ok(Ended::Passed);
+            }
+            match item? {
+                Some(Item::Window(_)) => open = !self.session.is_idle(),
                 Some(Item::Level) => {
                     self.reporter.level(control)?;
                     if context.careful {
@@ -252,18 +246,21 @@ impl Member {
                     }
                     return Ok(Ended::Target);
                 }
-                None if self.reporter.wants_durable() => self.report(control, false)?,
+                None if !open && self.reporter.wants_durable() => self.report(control, false)?,
                 None => {}
             }
             self.reporter.tick(control)?;
-            if let Some((position, _)) = ahead.take_if(|(_, since)| !open && since.elapsed() >= AHEAD_FOR) {
+            if open || self.session.is_waiting() {
+                continue;
+            }
+            if let Some((position, _)) = ahead.take_if(|(_, since)| since.elapsed() >= AHEAD_FOR) {
                 self.commit(&position)?;
                 self.report(control, false)?;
             }
-            if !open && target.is_none() && self.finish_again(context, control)? {
+            if target.is_none() && self.finish_again(context, control)? {
                 return Ok(Ended::NewTables);
             }
-            if !open && looked.elapsed() >= timer {
+            if looked.elapsed() >= timer {
                 looked = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
@@ -287,14 +284,38 @@ impl Member {
         Ok(())
     }
 
+    /// Takes note of the batches that the slave has committed meanwhile; how many they are.
+    fn hear_of_committed(
+        &mut self,
+        control: &mut Control,
+        ahead: &mut Option<(Position, Instant)>,
+    ) -> Result<u32> {
+        let mut batches = 0;
+        while let Some(Committed { end, batch, conflicts, nothing }) = self.session.next_committed() {
+            let since = ahead.take().map_or_else(Instant::now, |(_, since)| since);
+            if nothing {
+                *ahead = Some((end.position, since));
+                continue;
+            }
+            log::debug!(
+                "slave \"{}\": batch {batch}, {conflicts} conflicts, {}",
+                self.session.name,
+                end.position
+            );
+            self.position = end.position;
+            self.report(control, end.more)?;
+            batches += 1;
+        }
+        Ok(batches)
+    }
+
     /// The master drops what a slave has reported, so it hears only of what is durable there.
     fn report(&mut self, control: &mut Control, more: bool) -> Result<()> {
         if !self.session.is_durable() {
             self.reporter.moved_for_now(control, more)?;
-            if !self.reporter.wants_durable() {
+            if !self.reporter.wants_durable() || !self.session.make_durable()? {
                 return Ok(());
             }
-            self.session.make_durable()?;
         }
         self.reporter.moved(control, &self.position, more)
     }
@@ -322,7 +343,7 @@ impl Member {
 
 /// Those of the tables that the slave does not have.
 fn absent(
-    client: &mut Client,
+    client: &mut Pipe,
     slave: &str,
     mapping: &Mapping,
     mut tables: Vec<CapturedTable>,

@@ -4,10 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use postgres::Client;
-
 use crate::error::{Error, Kind, Result};
 use crate::node::Route;
+use crate::session::Session;
 
 /// System identifier of the server and oid of the database.
 pub type Identity = (String, u32);
@@ -24,7 +23,7 @@ pub struct Identities(Arc<Mutex<HashMap<Identity, String>>>);
 
 impl Identities {
     /// Takes the slave's database for the slave; an error if it is the master's, or another slave's.
-    pub fn take(&self, master: &mut Client, slave: &mut Client, name: &str) -> Result<Admitted> {
+    pub fn take(&self, master: &mut impl Session, slave: &mut impl Session, name: &str) -> Result<Admitted> {
         let (of_slave, of_master) = (identify(slave)?, identify(master)?);
         if of_slave == of_master {
             return Err(Error::new(Kind::Refused, format!("slave \"{name}\" is the master itself"))
@@ -49,7 +48,7 @@ impl Identities {
     }
 }
 
-fn identify(client: &mut Client) -> Result<Identity> {
+fn identify(client: &mut impl Session) -> Result<Identity> {
     let row = client
         .query_one(
             "select (select system_identifier::text from pg_control_system()), oid

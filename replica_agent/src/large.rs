@@ -67,7 +67,7 @@ impl Log {
         if let Some(idle) = idle.filter(|session| !session.client.is_closed()) {
             return Ok(idle);
         }
-        let mut client = session::connect_master(&self.dsn, "read large")?;
+        let mut client: Client = session::connect_master(&self.dsn, "read large")?;
         reader::plan_by_index(&mut client)?;
         let _cancelable = self.cancels.add(&self.dsn, &client)?;
         let pieces = client.prepare(include_str!("sql/read_large.sql")).map_err(reader::read_failed)?;

@@ -5,11 +5,9 @@
 //! user's. A slave never gets what has been through it, and what it gets stands in its own log, if that is written to
 //! for it, with the master added to the list.
 
-use postgres::Client;
-
 use crate::error::{Error, Kind, Result};
 use crate::quote;
-use crate::session::replication_role_grant;
+use crate::session::{replication_role_grant, Ask, Session};
 
 /// What a setting of PostgreSQL that is a name holds.
 const ORIGIN_BYTES_MAX: usize = 63;
@@ -24,7 +22,7 @@ pub struct Route {
 
 impl Route {
     /// Asks the master.
-    pub fn from(master: &mut Client) -> Result<Route> {
+    pub fn from(master: &mut impl Session) -> Result<Route> {
         let of_master = id(master, "the master")?.ok_or_else(|| {
             Error::new(Kind::Refused, "table pyreplica.node does not exist on the master")
                 .hint("Install the extension of the agent's version there.")
@@ -33,7 +31,7 @@ impl Route {
     }
 
     /// Asks both, and tells the session on the slave for whom it writes.
-    pub fn find(master: &mut Client, slave: &mut Client, name: &str) -> Result<Route> {
+    pub fn find(master: &mut impl Session, slave: &mut impl Session, name: &str) -> Result<Route> {
         let mut route = Route::from(master)?;
         route.find_slave(slave, name)?;
         slave
@@ -43,7 +41,7 @@ impl Route {
     }
 
     /// The extension may come and go while a slave is served.
-    pub fn find_slave(&mut self, slave: &mut Client, name: &str) -> Result<()> {
+    pub fn find_slave(&mut self, slave: &mut impl Session, name: &str) -> Result<()> {
         let whom = format!("slave \"{name}\"");
         self.slave = id(slave, &whom)?;
         if self.slave.is_none() {
@@ -92,7 +90,7 @@ impl Route {
     }
 
     /// The nodes whose changes the master has to give, with what is known of those that it forwards; not the slave.
-    pub fn sources(&self, master: &mut Client) -> Result<Vec<String>> {
+    pub fn sources(&self, master: &mut (impl Session + Ask)) -> Result<Vec<String>> {
         let failed = |e| Error::from_pg("could not ask the master whose changes come to it", e);
         let known: bool = master
             .query_one(
@@ -115,7 +113,7 @@ impl Route {
     /// Of those the ones that come to the slave from another master as well, each with the agents that bring them.
     pub fn other_ways(
         &self,
-        slave: &mut Client,
+        slave: &mut (impl Session + Ask),
         agent: &str,
         name: &str,
         nodes: &[String],
@@ -159,7 +157,7 @@ fn is_id(word: &str) -> bool {
     word.strip_prefix('n').is_some_and(hex)
 }
 
-fn id(client: &mut Client, whom: &str) -> Result<Option<String>> {
+fn id(client: &mut impl Session, whom: &str) -> Result<Option<String>> {
     let failed = |e| Error::from_pg(format!("could not ask {whom} which node it is"), e);
     let there = "select to_regclass('pyreplica.node') is not null";
     if !client.query_one(there, &[]).map_err(failed)?.get::<_, bool>(0) {

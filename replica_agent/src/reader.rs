@@ -29,13 +29,15 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, Row, Statement};
+use postgres::{Row, Statement};
 
 use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
+use crate::pipe::Pipe;
 use crate::position::{Position, Rank, Target, Xid};
 use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
+use crate::session::Session;
 use runs::runs;
 use stream::Parts;
 
@@ -106,7 +108,7 @@ pub struct Limits {
 }
 
 pub struct Reader {
-    client: Client,
+    client: Pipe,
     log: Statement,
     chunks: Statement,
     skip: Statement,
@@ -114,6 +116,8 @@ pub struct Reader {
     arm: Statement,
     armed: bool,
     large: Arc<Log>,
+    /// A NOTIFY came since the last read.
+    notified: bool,
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
@@ -128,6 +132,8 @@ struct Sequences {
     /// Not only those that have moved since the batch before.
     all: bool,
     names: Names,
+    /// What was told with reads that found nothing.
+    told: Vec<Moved>,
 }
 
 /// A transaction as its final chunk tells.
@@ -148,7 +154,7 @@ impl Head {
 
 impl Reader {
     /// Reads for these slaves of this agent, which are registered in `pyreplica.slave`.
-    pub fn new(mut client: Client, log: Log, agent: &str, slaves: &[&str], limits: Limits) -> Result<Self> {
+    pub fn new(mut client: Pipe, log: Log, agent: &str, slaves: &[&str], limits: Limits) -> Result<Self> {
         let failed = |e| Error::from_pg("could not prepare to read the log of the master", e);
         plan_by_index(&mut client)?;
         Ok(Reader {
@@ -159,6 +165,7 @@ impl Reader {
             arm: client.prepare("select pyreplica.arm($1)").map_err(failed)?,
             armed: false,
             large: Arc::new(log),
+            notified: false,
             client,
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
@@ -183,7 +190,9 @@ impl Reader {
         target: Option<&Target>,
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<Found> {
-        let rows = self.query_log(position, target)?;
+        // Who was notified finds something, and so has woken: both are said at once with the reading.
+        let woken = self.armed && std::mem::take(&mut self.notified);
+        let rows = self.query_log(position, target, woken)?;
         let (first, rows) = rows
             .split_first()
             .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
@@ -196,12 +205,16 @@ impl Reader {
         }
         // Before anything is handed on: whoever takes it may be slow, and until then every writer would notify.
         let woken = self.armed && !heads.is_empty();
-        let sequences = self.confirm(heads.iter().any(|head| !head.durable), woken, !heads.is_empty())?;
+        let flush = heads.iter().any(|head| !head.durable);
+        if woken || flush {
+            self.confirm(flush, woken)?;
+        }
 
         if heads.is_empty() {
             return Ok(Found::Nothing);
         }
         let mut parts = Parts::new(hand_on);
+        let sequences = std::mem::take(&mut self.sequences.told).into();
         for (run, end) in runs(heads, position, more, &sequences) {
             for head in run {
                 match head.payload {
@@ -215,6 +228,11 @@ impl Reader {
         Ok(if more { Found::Some } else { Found::All })
     }
 
+    /// A NOTIFY came: there is something to read.
+    pub fn notified(&mut self) {
+        self.notified = true;
+    }
+
     /// Writers notify from now on, until something is read.
     pub fn is_armed(&self) -> bool {
         self.armed
@@ -223,7 +241,7 @@ impl Reader {
     /// Wakes without having read: somebody else reads.
     pub fn disarm(&mut self) -> Result<()> {
         if self.armed {
-            self.confirm(false, true, false)?;
+            self.confirm(false, true)?;
         }
         Ok(())
     }
@@ -239,12 +257,15 @@ impl Reader {
         Ok(probe)
     }
 
-    fn query_log(&mut self, position: &Position, target: Option<&Target>) -> Result<Vec<Row>> {
+    /// Reads, and confirms behind it.
+    fn query_log(&mut self, position: &Position, target: Option<&Target>, woken: bool) -> Result<Vec<Row>> {
+        let sequences = self.sequences.wanted.then_some(self.sequences.all);
         let xips: Vec<String> = position.snapshot.in_progress().iter().map(Xid::to_string).collect();
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
-        self.client
-            .query(
+        let (rows, confirmed) = self
+            .client
+            .query_both(
                 &self.log,
                 &[
                     &position.rank,
@@ -256,27 +277,36 @@ impl Reader {
                     &target.map(|t| t.rank),
                     &target.map(|t| t.snapshot.to_string()),
                 ],
+                &self.confirm,
+                &[&self.agent, &self.slaves, &false, &woken, &sequences],
             )
-            .map_err(read_failed)
+            .map_err(read_failed)?;
+        self.confirmed(&confirmed, woken)?;
+        self.sequences.all &= sequences.is_none();
+        if let Some(moved) = confirmed.get::<_, Option<Vec<i64>>>("sequences").filter(|m| !m.is_empty()) {
+            let moved = self.sequences.names.resolve(&mut self.client, &moved)?;
+            self.sequences.told.extend_from_slice(&moved);
+        }
+        Ok(rows)
     }
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
-    /// undo what we are about to hand on. Has to come after reading. With `found` it gives the sequences that have moved.
-    fn confirm(&mut self, flush: bool, woken: bool, found: bool) -> Result<Arc<[Moved]>> {
-        let sequences = (found && self.sequences.wanted).then_some(self.sequences.all);
+    /// undo what we are about to hand on. Has to come after reading.
+    fn confirm(&mut self, flush: bool, woken: bool) -> Result<()> {
+        let sequences: Option<bool> = None;
         let row = self
             .client
             .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken, &sequences])
             .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
+        self.confirmed(&row, woken)
+    }
+
+    fn confirmed(&mut self, row: &Row, woken: bool) -> Result<()> {
         self.armed &= !woken;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
             return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }
-        self.sequences.all &= sequences.is_none();
-        match row.get::<_, Option<Vec<i64>>>("sequences") {
-            Some(moved) if !moved.is_empty() => self.sequences.names.resolve(&mut self.client, &moved),
-            _ => Ok(Arc::default()),
-        }
+        Ok(())
     }
 }
 
@@ -328,7 +358,7 @@ fn head(row: &Row) -> Result<Head> {
 }
 
 /// The log tables have no statistics. With these the plans are index scans in index order, always.
-pub fn plan_by_index(client: &mut Client) -> Result<()> {
+pub fn plan_by_index(client: &mut impl Session) -> Result<()> {
     client
         .batch_execute(
             "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; \

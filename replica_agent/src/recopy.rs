@@ -21,6 +21,7 @@ use crate::copy::{CapturedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::{report_last, Member};
+use crate::pipe::Pipe;
 use crate::quote;
 use crate::report::State;
 use crate::session::{self, cancel_on_stop};
@@ -66,7 +67,7 @@ pub fn recopy_tables(config: &Config, slave: &Slave, wanted: &[String], stop: &S
     let agent = config.agent_name();
     let mut control = Control::open(config, &context.cancels)?;
     let tables = choose(slave.mapping.wanted(control.captured()?), wanted)?;
-    let mut client = session::connect_slave(slave)?;
+    let mut client: Pipe = session::connect_slave(slave)?;
     create_schema(&mut client, &slave.name)?;
     if config.agent.commit == CommitMode::Atomic {
         lock_out(&mut control, config, &slave.name, stop)?;
@@ -129,9 +130,9 @@ fn copy_here(
     }
     cancel_on_stop(stop, cancels, || {
         let crew = Crew { config, slave, stop, cancels };
-        let (copied, result) = crew.copy(&mut control.client, &mut session.client, tables, Manner::Again);
+        let (copied, result) = crew.copy(&mut control.client, tables, Manner::Again);
         for copied in &copied {
-            again::forget(&mut session.client, config.agent_name(), &slave.name, &copied.table)?;
+            again::forget(session.parts()?.0, config.agent_name(), &slave.name, &copied.table)?;
         }
         result
     })
@@ -148,9 +149,10 @@ fn begin_again(
     session.recover(&mut |_| Ok(false))?;
     // What the tables hold does not matter: they are emptied.
     let as_is = Slave { initial: Initial::Current, ..slave.clone() };
-    check::preflight(&mut control.client, &mut session.client, &context.config, &as_is)?;
-    empty(&mut session.client, agent, slave, &control.captured()?)?;
-    session.tables = Tables::load(&mut session.client, agent, &slave.name, slave.initial, &slave.mapping)?;
+    let mut client: Client = session::connect_slave(slave)?;
+    check::preflight(&mut control.client, &mut client, &context.config, &as_is)?;
+    empty(&mut client, agent, slave, &control.captured()?)?;
+    session.tables = Tables::load(session.parts()?.0, agent, &slave.name, slave.initial, &slave.mapping)?;
 
     let mut member = Member::start(context, control, session)?;
     member.reporter.state(control, State::Stopped)?;

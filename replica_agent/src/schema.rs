@@ -23,6 +23,7 @@ use crate::config::{Config, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::pipe::Pipe;
 use crate::quote;
 use crate::session;
 use crate::wake::{Cancels, Stop};
@@ -45,7 +46,7 @@ pub fn create(
     cancels: &Cancels,
 ) -> Result<()> {
     // The statements of pg_dump are run in a session of their own, which ends with whatever they have set.
-    let mut client = session::connect_slave(slave)?;
+    let mut client: Client = session::connect_slave(slave)?;
     let _cancelable = cancels.add(&slave.dsn, &client)?;
     let lacking = lacking(&mut client, slave, tables)?;
     if lacking.is_empty() {
@@ -122,7 +123,7 @@ pub enum Pending {
 }
 
 /// Is there anything of that kind left?
-pub fn is_pending(client: &mut Client, agent: &str, slave: &str, which: Pending) -> Result<bool> {
+pub fn is_pending(client: &mut Pipe, agent: &str, slave: &str, which: Pending) -> Result<bool> {
     let row = client
         .query_one(
             "select exists (select from pyreplica_agent.pending_schema where agent = $1 and slave = $2 and late = $3)",
@@ -135,7 +136,7 @@ pub fn is_pending(client: &mut Client, agent: &str, slave: &str, which: Pending)
 /// Runs what was left for after the rows, one statement after the other. The server builds an index with several
 /// processes if it is set to (`max_parallel_maintenance_workers`).
 pub fn finish(config: &Config, slave: &Slave, which: Pending, stop: &Stop, cancels: &Cancels) -> Result<()> {
-    let mut client = session::connect_slave(slave)?;
+    let mut client: Client = session::connect_slave(slave)?;
     let _cancelable = cancels.add(&slave.dsn, &client)?;
     let late = which == Pending::Late;
     let rows = client

@@ -17,11 +17,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use postgres::{Client, GenericClient, Row, Statement};
+use postgres::{GenericClient, Row, Statement};
 
+use crate::bind::Owned;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
+use crate::pipe::Pipe;
 use crate::quote;
+use crate::session::Ask;
 
 /// A replicated sequence of the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +122,7 @@ pub fn is_wanted(mapping: &Mapping, sequence: &Sequence) -> bool {
 /// The sequences of a slave that are those of the master: owned by the same column, or else of the same name. `None` for
 /// one that the slave does not have.
 pub fn on_slave(
-    slave: &mut impl GenericClient,
+    slave: &mut impl Ask,
     mapping: &Mapping,
     sequences: &[&Sequence],
 ) -> Result<Vec<Option<Found>>> {
@@ -163,7 +166,7 @@ pub struct Names(HashMap<u32, Arc<Sequence>>);
 
 impl Names {
     /// `flat`: oid, last value, and 1 if it was used, of each.
-    pub fn resolve(&mut self, master: &mut Client, flat: &[i64]) -> Result<Arc<[Moved]>> {
+    pub fn resolve(&mut self, master: &mut impl Ask, flat: &[i64]) -> Result<Arc<[Moved]>> {
         let oid = |m: &[i64]| u32::try_from(m[0]).unwrap_or(0);
         let unknown: Vec<u32> =
             flat.chunks_exact(3).map(oid).filter(|oid| !self.0.contains_key(oid)).collect();
@@ -195,6 +198,14 @@ pub struct Follower {
     said: Option<BTreeSet<String>>,
 }
 
+/// The slave's sequences that are behind: what sets them, and to what.
+struct Behind {
+    set: Statement,
+    oids: Vec<u32>,
+    values: Vec<i64>,
+    called: Vec<bool>,
+}
+
 impl Follower {
     pub fn new(slave: &str, mapping: &Arc<Mapping>) -> Follower {
         Follower {
@@ -224,15 +235,29 @@ impl Follower {
         self.hear(moved);
     }
 
-    /// Sets the slave's sequences that are behind. Part of no transaction: only the rows wait for it.
-    pub fn catch_up(&mut self, client: &mut impl GenericClient) -> Result<()> {
+    /// Sends what sets the slave's sequences that are behind. Part of no transaction: only the rows wait for it.
+    pub fn catch_up(&mut self, client: &mut Pipe) -> Result<()> {
+        if let Some(Behind { set, oids, values, called }) = self.behind(client)? {
+            client.send(&set, vec![Owned::Oids(oids), Owned::Int8s(values), Owned::Bools(called)]);
+        }
+        Ok(())
+    }
+
+    /// The same in another session, and waits.
+    pub fn catch_up_now(&mut self, client: &mut impl GenericClient) -> Result<()> {
+        if let Some(Behind { set, oids, values, called }) = self.behind(client)? {
+            client.execute(&set, &[&oids, &values, &called]).map_err(|e| self.failed(e))?;
+        }
+        Ok(())
+    }
+
+    fn behind(&mut self, client: &mut impl Ask) -> Result<Option<Behind>> {
         if self.news.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.look_up(client)?;
-        let news: Vec<Moved> = std::mem::take(&mut self.news).into_values().collect();
         let (mut oids, mut values, mut called) = (Vec::new(), Vec::new(), Vec::new());
-        for moved in &news {
+        for moved in std::mem::take(&mut self.news).into_values() {
             if let Some(Some(oid)) = self.known.get(&moved.sequence.oid) {
                 oids.push(*oid);
                 values.push(moved.value);
@@ -240,24 +265,23 @@ impl Follower {
             }
         }
         if oids.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let failed =
-            |name: &str, e| Error::from_pg(format!("could not set the sequences of slave \"{name}\""), e);
-        let statement = match &self.set {
+        let set = match &self.set {
             Some(statement) => statement.clone(),
             None => {
-                let statement = client
-                    .prepare(include_str!("sql/set_sequences.sql"))
-                    .map_err(|e| failed(&self.slave, e))?;
-                self.set.insert(statement).clone()
+                let prepared = client.prepare(include_str!("sql/set_sequences.sql"));
+                self.set.insert(prepared.map_err(|e| self.failed(e))?).clone()
             }
         };
-        client.execute(&statement, &[&oids, &values, &called]).map_err(|e| failed(&self.slave, e))?;
-        Ok(())
+        Ok(Some(Behind { set, oids, values, called }))
     }
 
-    fn look_up(&mut self, client: &mut impl GenericClient) -> Result<()> {
+    fn failed(&self, e: postgres::Error) -> Error {
+        Error::from_pg(format!("could not set the sequences of slave \"{}\"", self.slave), e)
+    }
+
+    fn look_up(&mut self, client: &mut impl Ask) -> Result<()> {
         let unknown: Vec<Moved> =
             self.news.values().filter(|m| !self.known.contains_key(&m.sequence.oid)).cloned().collect();
         if unknown.is_empty() {

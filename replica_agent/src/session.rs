@@ -1,6 +1,6 @@
 //! Opens connections to master and slaves, with every setting pinned on which the meaning of data depends.
 //!
-//! In: a checked `Dsn`. Out: a `Client` ready for use, or an error that says whom it could not reach and why.
+//! In: a checked `Dsn`. Out: a session ready for use, or an error that says whom it could not reach and why.
 //! Invariants: no session runs without its pinned settings, whatever role or database have set; values read
 //! from one side as text mean the same on the other; no connection attempt outlasts its timeout.
 
@@ -9,7 +9,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postgres::error::SqlState;
-use postgres::{Client, GenericClient, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use crate::config::Slave;
@@ -19,6 +18,11 @@ use crate::logging;
 use crate::quote;
 use crate::tls::tls;
 use crate::wake::{Cancels, Stop};
+
+use either::Token;
+pub use either::{Ask, Session};
+
+mod either;
 
 /// Both sides: the text form of every value, and no limit that would end a session of ours for being patient.
 const PINNED: &[(&str, &str)] = &[
@@ -59,16 +63,16 @@ const PINNED_SLAVE: &[(&str, &str)] = &[
 ];
 
 /// Opens a session on the master; the purpose shows in `pg_stat_activity`.
-pub fn connect_master(dsn: &Dsn, purpose: &str) -> Result<Client> {
-    let mut client = connect(dsn, "master", purpose)?;
+pub fn connect_master<S: Session>(dsn: &Dsn, purpose: &str) -> Result<S> {
+    let mut client: S = connect(dsn, "master", purpose)?;
     pin(&mut client, "master", PINNED_MASTER)?;
     Ok(client)
 }
 
 /// Opens a session on a slave, in which triggers and foreign keys of the slave rest where that is allowed.
-pub fn connect_slave(slave: &Slave) -> Result<Client> {
+pub fn connect_slave<S: Session>(slave: &Slave) -> Result<S> {
     let what = format!("slave \"{}\"", slave.name);
-    let mut client = connect(&slave.dsn, &what, &slave.name)?;
+    let mut client: S = connect(&slave.dsn, &what, &slave.name)?;
     pin(&mut client, &what, PINNED_SLAVE)?;
     if let Err(e) = client.batch_execute("set session_replication_role = replica") {
         if e.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
@@ -84,7 +88,7 @@ pub fn connect_slave(slave: &Slave) -> Result<Client> {
 const BY_INDEX: [&str; 3] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"];
 
 /// Makes the session plan by index whatever the estimates are.
-pub fn plan_by_index(client: &mut Client) -> std::result::Result<(), postgres::Error> {
+pub fn plan_by_index(client: &mut impl Session) -> std::result::Result<(), postgres::Error> {
     let off: Vec<String> = BY_INDEX.iter().map(|name| format!("set {name} = off; ")).collect();
     client.batch_execute(&format!("{}set plan_cache_mode = force_generic_plan", off.concat()))
 }
@@ -103,19 +107,21 @@ pub fn pin_again() -> String {
 }
 
 /// Do triggers and foreign keys rest in this session? If not, they see each change.
-pub fn is_replica(client: &mut impl GenericClient) -> std::result::Result<bool, postgres::Error> {
-    let row = client.query_one("select current_setting('session_replication_role') = 'replica'", &[])?;
+pub const IS_REPLICA: &str = "select current_setting('session_replication_role') = 'replica'";
+
+pub fn is_replica(client: &mut impl Session) -> std::result::Result<bool, postgres::Error> {
+    let row = client.query_one(IS_REPLICA, &[])?;
     Ok(row.get(0))
 }
 
 /// Ends what a session is doing, from another thread: a statement that waits for a lock, or a COPY.
 pub struct Canceller {
-    token: postgres::CancelToken,
+    token: Token,
     tls: Option<MakeTlsConnector>,
 }
 
 impl Canceller {
-    pub fn new(dsn: &Dsn, client: &Client) -> Result<Canceller> {
+    pub fn new(dsn: &Dsn, client: &impl Session) -> Result<Canceller> {
         let encrypted = dsn.ssl_mode != SslMode::Disable && !dsn.hosts.iter().all(Host::is_socket);
         let tls = if encrypted { Some(tls(dsn, "could not prepare to cancel")?) } else { None };
         Ok(Canceller { token: client.cancel_token(), tls })
@@ -123,11 +129,7 @@ impl Canceller {
 
     /// Asks the server; whether it came in time shows in the session itself.
     pub fn cancel(&self) -> Result<()> {
-        match &self.tls {
-            Some(tls) => self.token.cancel_query(tls.clone()),
-            None => self.token.cancel_query(NoTls),
-        }
-        .map_err(|e| Error::from_pg("could not cancel a statement", e))
+        self.token.cancel(self.tls.clone()).map_err(|e| Error::from_pg("could not cancel a statement", e))
     }
 }
 
@@ -177,7 +179,7 @@ fn warn_role_once(slave: &Slave) {
     }
 }
 
-fn pin(client: &mut Client, what: &str, more: &[(&str, &str)]) -> Result<()> {
+fn pin(client: &mut impl Session, what: &str, more: &[(&str, &str)]) -> Result<()> {
     let settings: String =
         PINNED.iter().chain(more).map(|(name, value)| format!("set {name} = '{value}';")).collect();
     client
@@ -186,7 +188,7 @@ fn pin(client: &mut Client, what: &str, more: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Tries the hosts in their order, as libpq does.
-fn connect(dsn: &Dsn, what: &str, purpose: &str) -> Result<Client> {
+fn connect<S: Session>(dsn: &Dsn, what: &str, purpose: &str) -> Result<S> {
     let mut failures: Vec<Error> = Vec::new();
     for host in &dsn.hosts {
         let place = format!(
@@ -210,7 +212,7 @@ fn connect(dsn: &Dsn, what: &str, purpose: &str) -> Result<Client> {
     })
 }
 
-fn connect_host(dsn: &Dsn, host: &Host, place: &str, purpose: &str) -> Result<Client> {
+fn connect_host<S: Session>(dsn: &Dsn, host: &Host, place: &str, purpose: &str) -> Result<S> {
     let plain = |mode| client_config(dsn, host, purpose, mode);
     let wrong_side = |e: &postgres::Error| e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
     // TLS is never used over a Unix-domain socket. Where libpq may choose, it tries the other way when
@@ -297,15 +299,12 @@ enum Failure {
 
 /// Connects on a thread of its own: the library's timeout ends with the TCP handshake, and a server that
 /// takes a connection and then says nothing would hold us for ever.
-fn within(
+fn within<S: Session>(
     dsn: &Dsn,
-    config: postgres::Config,
+    config: tokio_postgres::Config,
     tls: Option<MakeTlsConnector>,
-) -> std::result::Result<Client, Failure> {
-    let connect = move || match tls {
-        Some(tls) => config.connect(tls),
-        None => config.connect(NoTls),
-    };
+) -> std::result::Result<S, Failure> {
+    let connect = move || S::open(config, tls);
     let Some(limit) = dsn.connect_timeout else { return connect().map_err(Failure::Server) };
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::spawn(logging::inherit(move || {
@@ -318,8 +317,13 @@ fn within(
     }
 }
 
-fn client_config(dsn: &Dsn, host: &Host, purpose: &str, mode: postgres::config::SslMode) -> postgres::Config {
-    let mut config = postgres::Config::new();
+fn client_config(
+    dsn: &Dsn,
+    host: &Host,
+    purpose: &str,
+    mode: postgres::config::SslMode,
+) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
     config.host(&host.name).port(host.port).user(&dsn.user).dbname(&dsn.dbname).ssl_mode(mode);
     if let Some(addr) = host.addr {
         config.hostaddr(addr);
@@ -341,8 +345,7 @@ fn client_config(dsn: &Dsn, host: &Host, purpose: &str, mode: postgres::config::
         .keepalives(keepalives.on)
         .keepalives_idle(keepalives.idle)
         .keepalives_interval(keepalives.interval)
-        .keepalives_retries(keepalives.count)
-        .notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()));
+        .keepalives_retries(keepalives.count);
     if !keepalives.user_timeout.is_zero() {
         config.tcp_user_timeout(keepalives.user_timeout);
     }
@@ -352,6 +355,7 @@ fn client_config(dsn: &Dsn, host: &Host, purpose: &str, mode: postgres::config::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postgres::Client;
 
     #[test]
     fn lock_keys_tell_agents_and_slaves_apart() {
@@ -370,7 +374,7 @@ mod tests {
             "host=127.0.0.1 port={port} user=ann dbname=shop password=secret sslmode=disable connect_timeout=2"
         ))
         .unwrap();
-        let text = format!("{:#}", connect_master(&dsn, "test").err().unwrap());
+        let text = format!("{:#}", connect_master::<Client>(&dsn, "test").err().unwrap());
         assert!(text.contains("could not connect to master (host 127.0.0.1"), "{text}");
         assert!(text.contains("no answer within 2 s"), "{text}");
         assert!(!text.contains("secret"), "{text}");

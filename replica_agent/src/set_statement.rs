@@ -108,8 +108,16 @@ pub fn build(
     };
     let values: Vec<String> = set.iter().zip(1..).map(new).collect::<Result<_>>()?;
     if operation == SetOperation::Insert {
+        // Not from a function in FROM, which would be put into a temporary file first.
+        let value = |(c, n): (&&Column, usize)| -> Result<String> {
+            Ok(match c.binary {
+                true => format!("unnest(${n})"),
+                false => format!("cast(unnest(${n}) as {})", table.column(c.name)?.type_name),
+            })
+        };
+        let values: Vec<String> = set.iter().zip(1..).map(value).collect::<Result<_>>()?;
         return Ok(Some(format!(
-            "insert into {} ({}) overriding system value select {} from {source}",
+            "insert into {} ({}) overriding system value select {}",
             table.sql_name,
             names()?,
             values.join(", ")
@@ -248,7 +256,7 @@ mod tests {
             &[&ID, &MOOD],
             Some(
                 "insert into \"s\".\"t\" (\"id\", \"mood\") overriding system value \
-                 select u.n1, cast(u.n2 as public.mood) from unnest($1, $2) as u(n1, n2)",
+                 select unnest($1), cast(unnest($2) as public.mood)",
             ),
         );
         check(

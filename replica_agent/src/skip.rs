@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use postgres::Client;
-
 use crate::error::{Error, Result};
+use crate::pipe::Pipe;
 use crate::position::Xid;
 use crate::reader::Transaction;
 
@@ -27,7 +26,7 @@ pub struct Skips {
 }
 
 impl Skips {
-    pub fn load(client: &mut Client, agent: &str, slave: &str) -> Result<Skips> {
+    pub fn load(client: &mut Pipe, agent: &str, slave: &str) -> Result<Skips> {
         let rows = client
             .query(
                 "select xid::text, statement from pyreplica_agent.skip where agent = $1 and slave = $2",
@@ -71,7 +70,7 @@ impl Skips {
 
 /// Puts on record, in the slave transaction at hand, that something is set aside; false when that is on record already.
 pub fn record(
-    client: &mut Client,
+    client: &mut Pipe,
     agent: &str,
     slave: &str,
     transaction: &Transaction,

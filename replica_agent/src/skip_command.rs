@@ -13,6 +13,7 @@ use crate::config::{Config, Slave};
 use crate::decode::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::large::Log;
+use crate::pipe::Pipe;
 use crate::position::{Position, Rank, Xid};
 use crate::reader::{Limits, Reader, Transaction};
 use crate::session;
@@ -79,7 +80,7 @@ pub fn skip(
         .map_err(|e| {
             Error::from_pg(format!("could not write to pyreplica_agent.skip of slave \"{name}\""), e)
         })?;
-    let mut master = session::connect_master(&config.master.dsn, "skip")?;
+    let mut master: Client = session::connect_master(&config.master.dsn, "skip")?;
     master
         .batch_execute(&format!("notify {RETRY_CHANNEL}"))
         .map_err(|e| Error::from_pg("could not tell a running agent to try again", e))?;
@@ -107,7 +108,7 @@ fn choose(pending: &Pending, wanted: Wanted) -> Result<i32> {
     }
 }
 
-fn position(client: &mut Client, agent: &str, slave: &str) -> Result<Position> {
+fn position(client: &mut Pipe, agent: &str, slave: &str) -> Result<Position> {
     let row = client
         .query_opt(include_str!("sql/position.sql"), &[&agent, &slave])
         .map_err(|e| Error::from_pg(format!("could not read the position of slave \"{slave}\""), e))?;
@@ -178,7 +179,7 @@ fn describe(transaction: &Transaction, pending: &Pending) -> String {
 }
 
 fn last_error(config: &Config, slave: &str) -> Result<Option<String>> {
-    let mut master = session::connect_master(&config.master.dsn, "skip")?;
+    let mut master: Client = session::connect_master(&config.master.dsn, "skip")?;
     let row = master
         .query_opt(
             "select last_error from pyreplica.slave where agent = $1 and name = $2",

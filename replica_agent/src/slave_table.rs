@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, GenericClient, Row};
+use postgres::{GenericClient, Row};
 
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
 use crate::failure::failed_on;
 use crate::mapping::{Mapping, Name, Operations, Rule};
+use crate::pipe::Pipe;
 use crate::plan::Lost;
 use crate::quote;
 
@@ -91,7 +92,7 @@ impl SlaveTable {
 
 /// The slave's table for that table of the master; `None` when there is none. Errors name the relation.
 pub fn describe(
-    client: &mut Client,
+    client: &mut Pipe,
     relation: &Relation,
     mapping: &Mapping,
     (schema, name): &Name,

@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::plan::Window;
+
 /// What it took to read a window and to find its net effect; for slaves that read together the same for each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
@@ -44,7 +46,16 @@ pub struct Stages {
 }
 
 impl Stages {
-    pub fn spent(&mut self, spent: Spent) {
+    /// A window of the batch: what it took to read and plan it, and at the end how much the batch is.
+    pub fn window(&mut self, window: &Window) {
+        self.spent(window.spent);
+        if let Some(end) = &window.end {
+            self.transactions += end.transactions as u64;
+            self.rows += end.changes as u64;
+        }
+    }
+
+    fn spent(&mut self, spent: Spent) {
         self.seconds.fetch += spent.fetch.as_secs_f64();
         self.seconds.plan += spent.plan.as_secs_f64();
     }
@@ -59,7 +70,7 @@ impl Stages {
             .to_string()
     }
 
-    fn add(&mut self, batch: &Stages) {
+    pub fn add(&mut self, batch: &Stages) {
         let (sum, more) = (&mut self.seconds, &batch.seconds);
         sum.fetch += more.fetch;
         sum.plan += more.plan;

@@ -6,13 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use postgres::Client;
-
 use crate::config::Initial;
 use crate::copy::{CapturedTable, CopiedTable};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::part::Part;
+use crate::pipe::Pipe;
 use crate::position::{Snapshot, Xid};
 
 type Name = (String, String);
@@ -95,7 +94,7 @@ pub struct Captured {
 impl Tables {
     /// A table that the slave does not take any more is forgotten: should it come back, it is copied anew.
     pub fn load(
-        client: &mut Client,
+        client: &mut Pipe,
         agent: &str,
         slave: &str,
         initial: Initial,
@@ -265,7 +264,7 @@ impl Tables {
     }
 
     /// From now on the table's changes are skipped, until the stream is set back to where it stands now.
-    pub fn hold(&mut self, client: &mut Client, table: &CapturedTable) -> Result<()> {
+    pub fn hold(&mut self, client: &mut Pipe, table: &CapturedTable) -> Result<()> {
         client
             .execute(
                 "delete from pyreplica_agent.copied_table where agent = $1 and slave = $2 and trigger_oid = $3",
@@ -329,7 +328,7 @@ impl Tables {
     /// keeps its snapshot, and without an initial copy a table is taken to be in step.
     ///
     /// The row of the old name stays: changes made before the renaming may still be in the log.
-    pub fn settle(&mut self, client: &mut Client, captured: &[CapturedTable]) -> Result<Vec<CapturedTable>> {
+    pub fn settle(&mut self, client: &mut Pipe, captured: &[CapturedTable]) -> Result<Vec<CapturedTable>> {
         let by_trigger: HashMap<u32, Copied> =
             self.copied.values().map(|copied| (copied.trigger_oid, copied.clone())).collect();
         let mut to_copy = Vec::new();
@@ -355,7 +354,7 @@ impl Tables {
     /// never got it.
     pub fn settle_unknown(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         schema: &str,
         name: &str,
         oid: u32,
@@ -396,7 +395,7 @@ impl Tables {
     /// Takes the table to be in step except for what the snapshot does not see.
     pub fn mark(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         table: &CapturedTable,
         snapshot: Snapshot,
         rows: Option<i64>,
@@ -426,7 +425,7 @@ impl Tables {
     }
 }
 
-fn forget(client: &mut Client, agent: &str, slave: &str, (schema, name): &Name) -> Result<()> {
+fn forget(client: &mut Pipe, agent: &str, slave: &str, (schema, name): &Name) -> Result<()> {
     log::info!("slave \"{slave}\": table {schema}.{name} is left out from now on");
     client
         .execute(

@@ -12,7 +12,7 @@ use postgres::Client;
 use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
 use crate::retry::Backoff;
-use crate::session::{self, Canceller};
+use crate::session::{self, Canceller, Session};
 use crate::skip_command::RETRY_CHANNEL;
 
 /// The order to stop; set once (by SIGTERM or SIGINT), seen by all clones, never taken back.
@@ -67,7 +67,7 @@ pub struct Cancels(Arc<Mutex<HashMap<u64, Arc<Canceller>>>>);
 pub struct Cancelable(Cancels, u64);
 
 impl Cancels {
-    pub fn add(&self, dsn: &Dsn, client: &Client) -> Result<Cancelable> {
+    pub fn add(&self, dsn: &Dsn, client: &impl Session) -> Result<Cancelable> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let canceller = Arc::new(Canceller::new(dsn, client)?);
@@ -137,7 +137,7 @@ fn listen_until(
     backoff: &mut Backoff,
 ) -> Result<()> {
     let failed = |e| Error::from_pg("could not listen for news of the master", e);
-    let mut client = session::connect_master(dsn, "listen")?;
+    let mut client: Client = session::connect_master(dsn, "listen")?;
     client.batch_execute(&format!("listen replicas; listen {RETRY_CHANNEL}")).map_err(failed)?;
     backoff.reset();
     // What was notified before we listened.

@@ -7,6 +7,7 @@ mod harness; // the tests' own means: servers, and a comparison that sees differ
 mod basic; // insert, update, delete; run and once; both kinds of commit
 mod types; // every type, exactly, whatever the writer's session has set
 mod identifiers; // names, numbers of columns and sizes of rows that are odd but legal
+mod distance;
 mod encoding; // a master that is not UTF-8
 mod ordering; // concurrent commits, triggers, foreign keys, rules: the slave ends equal
 mod savepoints; // what is rolled back never arrives

@@ -139,6 +139,11 @@ impl Cluster {
         format!("host={} port={} user=postgres dbname='{database}'", self.dir.display(), self.port)
     }
 
+    /// The socket of the server.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// A client program of the same PostgreSQL (pg_dump, pgbench, psql), with the environment to reach the server.
     pub fn client_program(&self, program: &str, database: &str) -> Command {
         let mut command = Command::new(bindir().join(program));

@@ -5,6 +5,7 @@
 pub mod keeper;
 pub mod smtp;
 pub mod service;
+pub mod proxy;
 pub mod wait;
 pub mod cluster;
 pub mod db;

@@ -5,11 +5,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::agent::{Agent, Finished};
 use crate::check;
 use crate::cluster::Cluster;
 use crate::db::Db;
+use crate::proxy::Proxy;
 use crate::wait;
 
 pub struct Trio {
@@ -18,6 +20,8 @@ pub struct Trio {
     pub agent: Agent,
     /// Name of the agent; its slaves are slave1, slave2 ...
     pub agent_name: String,
+    /// To the master and to each slave, where they are far.
+    pub proxies: Vec<Option<Proxy>>,
     setup: Setup,
 }
 
@@ -35,6 +39,8 @@ pub struct Setup {
     pub initial: &'static str,
     pub schema_from_master: bool,
     timer_seconds: &'static str,
+    /// From the agent to the master, and to the slaves.
+    distances: [Duration; 2],
     /// Further lines of section [agent].
     pub agent_lines: String,
     /// Further lines of each [[slave]].
@@ -56,6 +62,7 @@ impl Setup {
             initial: "copy",
             schema_from_master: false,
             timer_seconds: "1",
+            distances: [Duration::ZERO; 2],
             agent_lines: String::new(),
             slave_lines: String::new(),
         }
@@ -115,6 +122,17 @@ impl Setup {
         self
     }
 
+    /// The slaves are so far from the agent: a round trip takes twice as long.
+    pub fn far_slaves(mut self, distance: Duration) -> Self {
+        self.distances[1] = distance;
+        self
+    }
+
+    pub fn far_master(mut self, distance: Duration) -> Self {
+        self.distances[0] = distance;
+        self
+    }
+
     pub fn agent_line(mut self, line: &str) -> Self {
         self.agent_lines.push_str(line);
         self.agent_lines.push('\n');
@@ -152,7 +170,12 @@ impl Setup {
     /// A trio of databases that are there already.
     pub fn of(self, master: Db, slaves: Vec<Db>) -> Trio {
         let agent_name = master.name.clone();
-        let trio = Trio { master, slaves, agent: Agent::new(""), agent_name, setup: self };
+        let [to_master, to_slaves] = self.distances;
+        let proxies = std::iter::once((&master, to_master))
+            .chain(slaves.iter().map(|slave| (slave, to_slaves)))
+            .map(|(db, distance)| (!distance.is_zero()).then(|| Proxy::start(&db.server, distance)))
+            .collect();
+        let trio = Trio { master, slaves, agent: Agent::new(""), agent_name, proxies, setup: self };
         trio.configure();
         trio
     }
@@ -176,7 +199,7 @@ impl Trio {
     pub fn config(&self) -> String {
         let mut text = format!(
             "[master]\ndsn = \"{}\"\n\n[agent]\nname = \"{}\"\ncommit = \"{}\"\ntimer_seconds = {}\n{}",
-            self.master.dsn(),
+            self.way_to(0, &self.master),
             self.agent_name,
             if self.setup.atomic { "atomic" } else { "independent" },
             self.setup.timer_seconds,
@@ -186,7 +209,7 @@ impl Trio {
             text.push_str(&format!(
                 "\n[[slave]]\nname = \"slave{}\"\ndsn = \"{}\"\ninitial = \"{}\"\nschema = {}\ntwo_phase = {}\n{}",
                 i + 1,
-                slave.dsn(),
+                self.way_to(i + 1, slave),
                 self.setup.initial,
                 self.setup.schema_from_master,
                 self.setup.two_phase,
@@ -194,6 +217,11 @@ impl Trio {
             ));
         }
         text
+    }
+
+    /// The dsn by which the agent reaches the master (0) or a slave.
+    fn way_to(&self, number: usize, db: &Db) -> String {
+        self.proxies[number].as_ref().map_or_else(|| db.dsn(), |proxy| proxy.dsn(&db.name))
     }
 
     /// Writes agent.toml.

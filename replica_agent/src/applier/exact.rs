@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use postgres::Client;
-
 use super::truncate::truncate;
 use super::{Applier, Forwards, REPORTS_MAX};
 use crate::bind::{as_dyn, params};
@@ -13,6 +11,7 @@ use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Note, NOTES_MAX};
 use crate::failure::{self, failed_on, full_name};
+use crate::pipe::Pipe;
 use crate::quote;
 use crate::reader::Transaction;
 use crate::session;
@@ -36,7 +35,7 @@ impl From<Conflict> for Found<'_> {
 impl Applier {
     pub(super) fn change(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         decoder: &Decoder,
         change: &Change,
         wanted: &[usize],
@@ -86,7 +85,7 @@ impl Applier {
     /// The old values stand in the WHERE clause: as long as they are the master's, one statement does it.
     fn update(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         key: &[Value],
         changed: &[Changed],
@@ -126,7 +125,7 @@ impl Applier {
     /// For each changed column whether the slave has the master's old value; `None` when there is no such row.
     fn probe(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         set: &[usize],
         key: &[Value],
@@ -138,12 +137,7 @@ impl Applier {
         Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
     }
 
-    fn truncate(
-        &mut self,
-        client: &mut Client,
-        relations: &[&Relation],
-        restart_identity: bool,
-    ) -> Result<()> {
+    fn truncate(&mut self, client: &mut Pipe, relations: &[&Relation], restart_identity: bool) -> Result<()> {
         let mut targets: Vec<Arc<SlaveTable>> = Vec::new();
         for relation in relations {
             let target = self.table(client, relation)?;
@@ -162,7 +156,7 @@ impl Applier {
     /// Those of the columns that the slave gets.
     pub(super) fn taken(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         columns: impl Iterator<Item = usize>,
     ) -> Result<Vec<usize>> {
@@ -176,7 +170,7 @@ impl Applier {
     #[allow(clippy::too_many_arguments)] // one list per role in the statement
     pub(super) fn execute(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         operation: Operation,
         key: &[usize],
@@ -194,7 +188,7 @@ impl Applier {
 
     pub(super) fn conflict(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         key: &[Value],
         found: Found,
@@ -227,7 +221,7 @@ impl Applier {
 ///
 /// A slave that forwards queues it again for its own slaves, and does not log what it did to rows.
 fn run_statement(
-    client: &mut Client,
+    client: &mut Pipe,
     sql: &str,
     search_path: &str,
     role: &str,

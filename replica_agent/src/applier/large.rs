@@ -6,13 +6,10 @@
 //! that only PostgreSQL can make from its binary form, a row that the slave keeps in another form, a queued statement) is
 //! read as a whole and applied as any other.
 
-use std::io::Write;
-
+use bytes::Bytes;
 use postgres::types::Type;
-use postgres::{Client, CopyInWriter};
 
 use super::exact::{differ, only_one, Found};
-use super::setwise::copy_failed;
 use super::{Applied, Applier};
 use crate::bind::{as_dyn, param_type, params};
 use crate::config::{InsertExists, UpdateDiffers};
@@ -21,6 +18,7 @@ use crate::decode::{Change, Column, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
 use crate::failure::{self, failed_on, on_table};
 use crate::large::{Large, Pieces};
+use crate::pipe::{CopyIn, Pipe};
 use crate::quote;
 use crate::reader::{Chunk, Transaction};
 use crate::set_statement::{field, Field};
@@ -65,7 +63,7 @@ impl Applier {
     /// Applies a large message, unless it is of a table that is to be skipped.
     pub fn apply_large(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         large: &Large,
         tables: &mut Tables,
         stop: &Stop,
@@ -110,7 +108,7 @@ impl Applier {
 
     fn insert_large(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         decoder: &Decoder,
         pieces: &mut Pieces,
         table: &SlaveTable,
@@ -134,7 +132,7 @@ impl Applier {
     #[allow(clippy::too_many_arguments)] // one of each kind
     fn update_large(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         decoder: &Decoder,
         tag: u8,
         pieces: &mut Pieces,
@@ -161,7 +159,7 @@ impl Applier {
     /// As the exact path does it.
     fn update_from_pieces(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         table: &SlaveTable,
         update: &Update,
@@ -191,7 +189,7 @@ impl Update {
     /// Runs a statement for the row; for each row that it found, the booleans that it gives.
     fn run(
         &self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         table: &SlaveTable,
         key: &[Value],
@@ -266,7 +264,7 @@ fn form(column: &Column, table: &SlaveTable) -> Option<Form> {
 
 /// Copies the row into the table, and keeps the values of its key.
 fn copy_row(
-    client: &mut Client,
+    client: &mut Pipe,
     relation: &Relation,
     pieces: &mut Pieces,
     table: &SlaveTable,
@@ -316,7 +314,7 @@ fn skip(pieces: &mut Pieces) -> Result<()> {
 
 /// Reads an update, with its large values put down on the slave.
 fn put_down(
-    client: &mut Client,
+    client: &mut Pipe,
     relation: &Relation,
     tag: u8,
     pieces: &mut Pieces,
@@ -385,29 +383,29 @@ fn put_down(
 
 /// A binary COPY under way.
 struct Out<'c> {
-    writer: CopyInWriter<'c>,
+    copy: CopyIn<'c>,
     relation: &'c Relation<'c>,
     stop: &'c Stop,
 }
 
 impl<'c> Out<'c> {
-    fn begin(client: &'c mut Client, relation: &'c Relation, sql: &str, stop: &'c Stop) -> Result<Out<'c>> {
-        let writer = client.copy_in(sql).map_err(|e| failed_on(relation, e))?;
-        let mut out = Out { writer, relation, stop };
+    fn begin(client: &'c mut Pipe, relation: &'c Relation, sql: &str, stop: &'c Stop) -> Result<Out<'c>> {
+        let copy = client.copy_in(sql).map_err(|e| failed_on(relation, e))?;
+        let mut out = Out { copy, relation, stop };
         out.put(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0")?;
         Ok(out)
     }
 
-    /// The writer sends what it has from 4 KiB on.
+    /// What has been put is sent from 4 KiB on.
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         if self.stop.is_set() {
             return Err(Error::new(Kind::Stopped, "asked to stop"));
         }
-        self.writer.write_all(bytes).map_err(|e| copy_failed(self.relation, e))
+        self.copy.write(Bytes::copy_from_slice(bytes)).map_err(|e| failed_on(self.relation, e))
     }
 
     fn end(mut self) -> Result<u64> {
         self.put(&u16::MAX.to_be_bytes())?;
-        self.writer.finish().map_err(|e| failed_on(self.relation, e))
+        self.copy.finish().map_err(|e| failed_on(self.relation, e))
     }
 }

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, Statement};
+use postgres::Statement;
 
 use super::exact::{only_one, Found};
-use super::setwise::{new_arrays, Target, Work};
+use super::setwise::{new_arrays, not_as_planned, Target, Work};
 use super::Applier;
 use crate::bind::{as_dyn, params};
 use crate::config::UpdateDiffers;
@@ -17,6 +17,7 @@ use crate::decode::{Changed, Relation, Value};
 use crate::error::{Error, Result};
 use crate::failure::{failed_on, on_table};
 use crate::own_types::{self, OwnTypes};
+use crate::pipe::Pipe;
 use crate::plan::UpdateGroup;
 use crate::quote;
 use crate::reader::Transaction;
@@ -25,12 +26,7 @@ use crate::statement::columns;
 use crate::transform::{Carried, Source, Step, Transform, WHOLE_ROWS};
 
 impl Applier {
-    pub(super) fn delete_mapped(
-        &mut self,
-        client: &mut Client,
-        work: &Work,
-        target: &Target,
-    ) -> Result<bool> {
+    pub(super) fn delete_mapped(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<()> {
         let Target { table, relation, .. } = target;
         let carried = Carried { key: &relation.key, new: &[], old: &[] };
         let keys = table.deletes.iter().map(|&key| work.plan.key(work.chunks, table, key));
@@ -39,11 +35,11 @@ impl Applier {
 
     pub(super) fn update_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         work: &Work,
         target: &Target,
         group: &UpdateGroup,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let Target { table, relation, .. } = target;
         let (plan, chunks, old) = (work.plan, work.chunks, &group.columns);
         let rows = group.rows.iter();
@@ -66,12 +62,7 @@ impl Applier {
         self.carry_out_mapped(client, work, target, Step::Update, carried, parts)
     }
 
-    pub(super) fn insert_mapped(
-        &mut self,
-        client: &mut Client,
-        work: &Work,
-        target: &Target,
-    ) -> Result<bool> {
+    pub(super) fn insert_mapped(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<()> {
         let Target { table, relation, .. } = target;
         let all: Vec<usize> = (0..relation.columns.len()).collect();
         let carried = Carried { key: &[], new: &all, old: &[] };
@@ -82,18 +73,20 @@ impl Applier {
     /// Whether all rows were as expected.
     fn carry_out_mapped<'v, R: Iterator<Item = Value<'v>>>(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         work: &Work,
         target: &Target,
         step: Step,
         carried: Carried,
         rows: impl Iterator<Item = R>,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let Target { relation, slave, .. } = target;
         let types = self.own_types(client)?;
-        let Some(transform) = Transform::new(slave, relation, &types)? else { return Ok(false) };
+        let Some(transform) = Transform::new(slave, relation, &types)? else {
+            return Err(not_as_planned(relation));
+        };
         if !transform.takes(step, carried) {
-            return Ok(true);
+            return Ok(());
         }
         let rows: Vec<R> = rows.collect();
         let counts = step != Step::Insert;
@@ -101,28 +94,27 @@ impl Applier {
             if let Some(statement) = self.prepare_mapped(client, &transform, step, Source::Many, carried)? {
                 let carried: Vec<usize> = [carried.key, carried.new, carried.old].concat();
                 let mut arrays = new_arrays(&columns(relation, &carried), &types.arrays, rows.len());
-                let count = rows.len();
                 for row in rows {
                     arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
                 }
-                work.execute(client, relation, &statement, &arrays, count)?;
-                return Ok(true);
+                // It counts its rows itself.
+                return work.send(client, &statement, arrays);
             }
         }
         for row in rows {
             let row: Vec<Value> = row.collect();
             let found = self.execute_mapped(client, &transform, step, carried, &row)?;
             if found != 1 && counts && !(step == Step::Delete && transform.may_be_missing(step)) {
-                return Ok(false);
+                return Err(not_as_planned(relation));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The table, if the slave keeps it in another form.
     pub(super) fn mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
     ) -> Result<Option<Arc<SlaveTable>>> {
         if self.mapping.rules.is_empty() {
@@ -133,7 +125,7 @@ impl Applier {
 
     pub(super) fn insert_one_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         table: &SlaveTable,
         relation: &Relation,
         row: &[Value],
@@ -150,7 +142,7 @@ impl Applier {
 
     pub(super) fn delete_one_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         table: &SlaveTable,
         relation: &Relation,
         key: &[Value],
@@ -173,7 +165,7 @@ impl Applier {
     #[allow(clippy::too_many_arguments)] // those of the change
     pub(super) fn update_one_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         table: &SlaveTable,
         relation: &Relation,
         key: &[Value],
@@ -229,7 +221,7 @@ impl Applier {
     /// As `probe` in `exact`.
     fn probe_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         transform: &Transform,
         carried: Carried,
         values: &[Value],
@@ -248,7 +240,7 @@ impl Applier {
     /// Runs the statement for one row; gives the number of rows.
     fn execute_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         transform: &Transform,
         step: Step,
         carried: Carried,
@@ -266,7 +258,7 @@ impl Applier {
     /// `None` when there are no arrays of the values' types.
     fn prepare_mapped(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         transform: &Transform,
         step: Step,
         source: Source,
@@ -298,7 +290,7 @@ impl Applier {
         Ok(statement)
     }
 
-    fn own_types(&mut self, client: &mut Client) -> Result<Arc<OwnTypes>> {
+    fn own_types(&mut self, client: &mut Pipe) -> Result<Arc<OwnTypes>> {
         if self.own_types.names.is_empty() {
             let failed = |e| Error::from_pg("could not read the types of the slave", e);
             self.own_types = Arc::new(OwnTypes::of(&client.query(own_types::QUERY, &[]).map_err(failed)?));

@@ -8,7 +8,7 @@
 //! once for a subquery of the new row's values under the same names.
 
 use postgres::types::Type;
-use postgres::{Client, Row};
+use postgres::Row;
 
 use super::exact::Found;
 use super::Applier;
@@ -18,6 +18,7 @@ use crate::conflict::Conflict;
 use crate::decode::{Relation, Value};
 use crate::error::Result;
 use crate::failure::failed_on;
+use crate::pipe::Pipe;
 use crate::quote;
 use crate::reader::Transaction;
 use crate::slave_table::SlaveTable;
@@ -33,7 +34,7 @@ enum Rivals {
 impl Applier {
     pub(super) fn insert_row(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         row: &[Value],
         transaction: &Transaction,
@@ -75,20 +76,14 @@ impl Applier {
     /// How many rows of the slave collide with this one.
     pub(super) fn count_rivals(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         row: &[Value],
     ) -> Result<u64> {
         self.rivals(client, relation, row, Rivals::Count)
     }
 
-    fn rivals(
-        &mut self,
-        client: &mut Client,
-        relation: &Relation,
-        row: &[Value],
-        what: Rivals,
-    ) -> Result<u64> {
+    fn rivals(&mut self, client: &mut Pipe, relation: &Relation, row: &[Value], what: Rivals) -> Result<u64> {
         let failed = |e| failed_on(relation, e);
         let all = self.taken(client, relation, 0..row.len())?;
         let values: Vec<Value> = all.iter().map(|&n| row[n]).collect();

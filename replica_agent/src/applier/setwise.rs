@@ -1,20 +1,21 @@
 //! The net effect of a window, put to the slave in a few statements for all rows of a table.
 //!
-//! In: a window with its plan. Out: done; or not done, and then the transaction has to go back to where it was, for the
-//! changes to be applied one after the other. Every statement has to find exactly its rows: only then is the outcome
-//! that of the changes in their order, and no conflict to be named.
+//! In: a window with its plan. Out: statements that are sent and not waited for; or an error, and then the transaction has
+//! to go back to where it was, for the changes to be applied one after the other. Every statement fails unless it finds
+//! exactly its rows: only then is the outcome that of the changes in their order, and no conflict to be named.
 
-use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use postgres::types::ToSql;
-use postgres::{Client, Statement};
+use postgres::Statement;
 
 use super::Applier;
-use crate::bind::{put_field, type_of, Array};
+use crate::bind::{params, put_field, type_of, Array, Owned};
+use crate::checked;
 use crate::decode::{Column, Relation, Value};
 use crate::error::{Error, Kind, Result};
-use crate::failure::failed_on;
+use crate::failure::{failed_on, full_name};
+use crate::pipe::Pipe;
 use crate::plan::{Plan, TablePlan, UpdateGroup};
 use crate::reader::Chunk;
 use crate::set_statement::{build, element, field, ArrayTypes, Field, SetOperation};
@@ -23,24 +24,16 @@ use crate::statement::{columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
 
-/// From so many rows on COPY pays its second round trip.
-const COPY_ROWS: usize = 16;
-/// From so many bytes on it is also used because it sends them piece by piece, and so needs no message that holds all.
+/// What COPY spares for a row. But it costs a round trip in which nothing else is under way.
+const COPY_SPARES: Duration = Duration::from_micros(1);
+/// From so many bytes on it is also used because it sends them piece by piece, and so needs no message that holds all;
+/// and how many a message may hold where that would take longer.
 const COPY_FROM_BYTES: usize = 1024 * 1024;
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// From so many rows on an update fills pages of indexes with versions that it has made itself.
 const MANY_ROWS: usize = 1000;
 /// Bytes of a COPY sent at once.
 const COPY_BYTES: usize = 64 * 1024;
-
-/// What became of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CarriedOut {
-    Done,
-    /// Something takes changes one by one; nothing has been changed yet.
-    OneByOne,
-    /// A statement did not find its rows, or a table is not what it was.
-    NotAsPlanned,
-}
 
 /// The window at hand.
 pub(super) struct Work<'w> {
@@ -50,64 +43,55 @@ pub(super) struct Work<'w> {
 }
 
 /// A table of the plan, and as the slave has it.
-pub(super) struct Target<'w> {
-    pub table: &'w TablePlan,
-    pub relation: Relation<'w>,
-    pub slave: Arc<SlaveTable>,
+pub struct Target<'w> {
+    pub(super) table: &'w TablePlan,
+    pub(super) relation: Relation<'w>,
+    pub(super) slave: Arc<SlaveTable>,
 }
 
 impl Applier {
-    /// Carries out the plan of a window. Unless that is done the transaction has to go back to where it was, also after
-    /// an error.
+    /// Sends what carries out the plan of a window. If it fails, here or when it is answered, the transaction has to go back
+    /// to where it was.
     pub fn carry_out(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         chunks: &[Chunk],
         plan: &Plan,
-        tables: &Tables,
+        targets: &[Target],
         stop: &Stop,
-    ) -> Result<CarriedOut> {
-        let Some(targets) = self.targets(client, plan, tables)? else { return Ok(CarriedOut::OneByOne) };
+    ) -> Result<()> {
         if self.arrays.is_empty() {
             self.arrays = array_types(client)?;
         }
         let work = Work { chunks, plan, stop };
-        let mut as_planned = true;
-        for target in &targets {
-            as_planned = as_planned
-                && match target.slave.is_transformed() {
-                    false => self.delete(client, &work, target)?,
-                    true => self.delete_mapped(client, &work, target)?,
-                };
-        }
-        for target in &targets {
-            for group in &target.table.updates {
-                as_planned = as_planned
-                    && match target.slave.is_transformed() {
-                        false => self.update_group(client, &work, target, group)?,
-                        true => self.update_mapped(client, &work, target, group)?,
-                    };
+        for target in targets {
+            match target.slave.is_transformed() {
+                false => self.delete(client, &work, target)?,
+                true => self.delete_mapped(client, &work, target)?,
             }
         }
-        for target in &targets {
-            as_planned = as_planned
-                && match target.slave.is_transformed() {
-                    false => self.insert(client, &work, target)?,
-                    true => self.insert_mapped(client, &work, target)?,
-                };
+        for target in targets {
+            for group in &target.table.updates {
+                match target.slave.is_transformed() {
+                    false => self.update_group(client, &work, target, group)?,
+                    true => self.update_mapped(client, &work, target, group)?,
+                }
+            }
         }
-        if as_planned && self.still_known(client, &targets)? {
-            return Ok(CarriedOut::Done);
+        for target in targets {
+            match target.slave.is_transformed() {
+                false => self.insert(client, &work, target)?,
+                true => self.insert_mapped(client, &work, target)?,
+            }
         }
-        self.forget();
-        Ok(CarriedOut::NotAsPlanned)
+        self.still_known(client, targets)
     }
 
     /// The tables of the plan, but for those whose changes are to be skipped; `None` where they cannot be changed by
     /// statements for many rows.
-    fn targets<'w>(
+    pub fn targets<'w>(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         plan: &'w Plan,
         tables: &Tables,
     ) -> Result<Option<Vec<Target<'w>>>> {
@@ -135,11 +119,11 @@ impl Applier {
         Ok(Some(targets))
     }
 
-    fn delete(&mut self, client: &mut Client, work: &Work, target: &Target) -> Result<bool> {
+    fn delete(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<()> {
         let Target { table, relation, .. } = target;
         let rows = table.deletes.len();
         let statement = match rows {
-            0 => return Ok(true),
+            0 => return Ok(()),
             1 => None,
             _ => self.prepare_set(client, target, SetOperation::Delete, &relation.key, &[])?,
         };
@@ -147,31 +131,29 @@ impl Applier {
         let Some(statement) = statement else {
             for key in keys() {
                 let key: Vec<Value> = key.collect();
-                if self.execute(client, relation, Operation::Delete, &relation.key, &[], &key, &[])? != 1 {
-                    return Ok(false);
-                }
+                self.send_one(client, relation, Operation::Delete, &relation.key, &[], &key, &[])?;
             }
-            return Ok(true);
+            return Ok(());
         };
         let mut arrays = new_arrays(&columns(relation, &relation.key), &self.arrays, rows);
         for key in keys() {
             arrays.iter_mut().zip(key).for_each(|(array, value)| array.push(value));
         }
-        work.execute(client, relation, &statement, &arrays, rows)
+        work.send(client, &statement, arrays)
     }
 
     fn update_group(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         work: &Work,
         target: &Target,
         group: &UpdateGroup,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let Target { table, relation, slave } = target;
         let rows = group.rows.len();
         let set = &slave.taken(relation, group.columns.iter().copied());
         if set.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         // Places of what is taken among the columns of the group.
         let places: Vec<usize> =
@@ -187,12 +169,9 @@ impl Applier {
                 let changed = places.iter().map(|&n| work.plan.changed(work.chunks, update, n));
                 let (mut new, old): (Vec<Value>, Vec<Value>) = changed.unzip();
                 new.extend(old);
-                let operation = Operation::UpdateExact;
-                if self.execute(client, relation, operation, &relation.key, set, &key, &new)? != 1 {
-                    return Ok(false);
-                }
+                self.send_one(client, relation, Operation::UpdateExact, &relation.key, set, &key, &new)?;
             }
-            return Ok(true);
+            return Ok(());
         };
         let set = columns(relation, set);
         let mut keys = new_arrays(&columns(relation, &relation.key), &self.arrays, rows);
@@ -209,25 +188,25 @@ impl Applier {
         }
         keys.append(&mut news);
         keys.append(&mut olds);
-        work.execute(client, relation, &statement, &keys, rows)
+        work.send(client, &statement, keys)
     }
 
-    fn insert(&mut self, client: &mut Client, work: &Work, target: &Target) -> Result<bool> {
+    fn insert(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<()> {
         let Target { table, relation, slave } = target;
         let rows = table.inserts.len();
         if rows == 0 {
-            return Ok(true);
+            return Ok(());
         }
         let all = slave.taken(relation, 0..relation.columns.len());
         let values = || table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));
         let bytes = || values().flatten().flatten().map(<[u8]>::len).sum::<usize>();
-        if rows >= COPY_ROWS || bytes() >= COPY_FROM_BYTES {
+        if copy_pays(client, rows, bytes) {
             if let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? {
                 let fields: Vec<Field> = columns(relation, &all)
                     .iter()
                     .map(|c| field(c, &target.slave).unwrap_or(Field::AsItIs))
                     .collect();
-                return work.copy(client, relation, &statement, &fields, values(), rows);
+                return work.copy(client, relation, &statement, &fields, values());
             }
         }
         if rows > 1 {
@@ -236,20 +215,69 @@ impl Applier {
                 for row in values() {
                     arrays.iter_mut().zip(row).for_each(|(array, value)| array.push(value));
                 }
-                return work.execute(client, relation, &statement, &arrays, rows);
+                return work.send(client, &statement, arrays);
             }
         }
         for row in values() {
             let row: Vec<Value> = row.collect();
-            self.execute(client, relation, Operation::Insert, &[], &all, &[], &row)?;
+            self.send_one(client, relation, Operation::Insert, &[], &all, &[], &row)?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Sends the change of one row; waits where it cannot be a statement that counts.
+    #[allow(clippy::too_many_arguments)] // one list per role in the statement
+    fn send_one(
+        &mut self,
+        client: &mut Pipe,
+        relation: &Relation,
+        operation: Operation,
+        key: &[usize],
+        set: &[usize],
+        key_values: &[Value],
+        set_values: &[Value],
+    ) -> Result<()> {
+        let Some(statement) = self.prepare_one(client, relation, operation, key, set)? else {
+            let found = self.execute(client, relation, operation, key, set, key_values, set_values)?;
+            return if found == 1 { Ok(()) } else { Err(not_as_planned(relation)) };
+        };
+        // As in `execute`.
+        let twice = [set, set].concat();
+        let set = &twice[..set_values.len()];
+        let params = params(relation, [key, set], [key_values, set_values]);
+        client.send(&statement, params.iter().map(Owned::from).collect());
+        Ok(())
+    }
+
+    /// The statement for one row that fails unless it finds it; `None` where there is none.
+    fn prepare_one(
+        &mut self,
+        client: &mut Pipe,
+        relation: &Relation,
+        operation: Operation,
+        key: &[usize],
+        set: &[usize],
+    ) -> Result<Option<Statement>> {
+        let (key, set) = (columns(relation, key), columns(relation, set));
+        self.put_shape(relation, operation as u8, &key, &set);
+        if let Some(statement) = self.set_statements.get(&self.shape) {
+            return Ok(statement.clone());
+        }
+        let shape = self.shape.clone();
+        let (sql, types) = self.one_row(client, relation, operation, &key, &set)?;
+        let statement = match checked::one_row(operation, &sql) {
+            Some(sql) => Some(client.prepare_typed(&sql, &types).map_err(|e| failed_on(relation, e))?),
+            None => None,
+        };
+        self.keep_few_statements();
+        self.set_statements.insert(shape, statement.clone());
+        Ok(statement)
     }
 
     /// `None` when the changes cannot be put as one statement.
     fn prepare_set(
         &mut self,
-        client: &mut Client,
+        client: &mut Pipe,
         target: &Target,
         operation: SetOperation,
         key_numbers: &[usize],
@@ -266,7 +294,13 @@ impl Applier {
         }
         let shape = self.shape.clone();
         let sql = build(&target.slave, operation, &key, &set, &self.arrays)?;
-        let statement = match sql {
+        let counted = |sql: String| match operation {
+            SetOperation::Copy | SetOperation::Insert => Some(sql),
+            SetOperation::Update | SetOperation::UpdateMany | SetOperation::Delete => {
+                checked::many_rows(&sql)
+            }
+        };
+        let statement = match sql.and_then(counted) {
             Some(sql) => {
                 let array = |c: &&Column| {
                     element(c, &self.arrays).and_then(|e| self.arrays.get(&e)).map(|&oid| type_of(oid))
@@ -287,25 +321,28 @@ impl Applier {
 
     /// The tables are locked by what was done to them, so from now on nobody alters them until the end of the
     /// transaction; but somebody may have, since they were described: then the bytes of a COPY were read as another type.
-    fn still_known(&mut self, client: &mut Client, targets: &[Target]) -> Result<bool> {
+    fn still_known(&mut self, client: &mut Pipe, targets: &[Target]) -> Result<()> {
         if self.unchecked.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
-        let unchecked: Vec<u32> = self.unchecked.drain().collect();
-        let failed = |e| Error::from_pg("could not read the catalogs of the slave", e);
-        let statement = match &self.now {
+        let statement = match &self.same {
             Some(statement) => statement.clone(),
-            None => client.prepare(include_str!("../sql/slave_table_now.sql")).map_err(failed)?,
+            None => client
+                .prepare(include_str!("../sql/slave_table_same.sql"))
+                .map_err(|e| Error::from_pg("could not read the catalogs of the slave", e))?,
         };
-        let rows = client.query(&statement, &[&unchecked]).map_err(failed)?;
-        self.now = Some(statement);
-        self.checked.extend(&unchecked);
-        Ok(targets.iter().filter(|t| unchecked.contains(&t.slave.oid)).all(|t| {
-            rows.iter().find(|row| row.get::<_, u32>("oid") == t.slave.oid).is_some_and(|row| {
-                let types: Vec<u32> = row.get("types");
-                !row.get::<_, bool>("one_by_one") && t.slave.columns.iter().map(|c| c.own_type).eq(types)
-            })
-        }))
+        let (mut oids, mut types) = (Vec::new(), Vec::new());
+        for Target { slave, .. } in targets {
+            if self.unchecked.remove(&slave.oid) {
+                self.checked.insert(slave.oid);
+                oids.push(slave.oid);
+                let columns: Vec<String> = slave.columns.iter().map(|c| c.own_type.to_string()).collect();
+                types.push(format!("{{{}}}", columns.join(",")));
+            }
+        }
+        client.send(&statement, vec![Owned::Oids(oids), Owned::Texts(types)]);
+        self.same = Some(statement);
+        Ok(())
     }
 }
 
@@ -317,38 +354,24 @@ impl Work<'_> {
         }
     }
 
-    /// Whether the statement found so many rows.
-    pub(super) fn execute(
-        &self,
-        client: &mut Client,
-        relation: &Relation,
-        statement: &Statement,
-        arrays: &[Array],
-        rows: usize,
-    ) -> Result<bool> {
+    pub(super) fn send(&self, client: &mut Pipe, statement: &Statement, arrays: Vec<Array>) -> Result<()> {
         self.check_stop()?;
-        let params: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-        let found = client.execute(statement, &params).map_err(|e| failed_on(relation, e))?;
-        Ok(found == rows as u64)
+        client.send(statement, arrays.into_iter().map(Owned::Array).collect());
+        Ok(())
     }
 
     fn copy<'v>(
         &self,
-        client: &mut Client,
+        client: &mut Pipe,
         relation: &Relation,
         statement: &Statement,
         fields: &[Field],
         values: impl Iterator<Item = impl Iterator<Item = Value<'v>>>,
-        rows: usize,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         self.check_stop()?;
-        let mut writer = client.copy_in(statement).map_err(|e| failed_on(relation, e))?;
-        let mut send = |out: &mut Vec<u8>| {
-            let sent = writer.write_all(out);
-            out.clear();
-            sent.map_err(|e| copy_failed(relation, e))
-        };
-        let mut out = Vec::with_capacity(COPY_BYTES + 1024);
+        let mut copy = client.copy_in(statement).map_err(|e| failed_on(relation, e))?;
+        let new_piece = || Vec::with_capacity(COPY_BYTES + 1024);
+        let mut out = new_piece();
         out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
         for row in values {
             out.extend_from_slice(&(fields.len() as u16).to_be_bytes());
@@ -363,28 +386,36 @@ impl Work<'_> {
                 }
             }
             if out.len() >= COPY_BYTES {
-                send(&mut out)?;
+                let piece = std::mem::replace(&mut out, new_piece());
+                copy.write(piece.into()).map_err(|e| failed_on(relation, e))?;
             }
         }
         out.extend_from_slice(&u16::MAX.to_be_bytes());
-        send(&mut out)?;
-        let copied = writer.finish().map_err(|e| failed_on(relation, e))?;
-        Ok(copied == rows as u64)
+        copy.write(out.into()).map_err(|e| failed_on(relation, e))?;
+        copy.send_end();
+        Ok(())
     }
 }
 
-pub(super) fn copy_failed(relation: &Relation, e: std::io::Error) -> Error {
-    match e.downcast::<postgres::Error>() {
-        Ok(e) => failed_on(relation, e),
-        Err(e) => Error::new(Kind::Connection, "could not send rows to the slave").source(e),
-    }
+fn copy_pays(client: &Pipe, rows: usize, bytes: impl FnOnce() -> usize) -> bool {
+    let spared = COPY_SPARES * u32::try_from(rows).unwrap_or(u32::MAX);
+    let round_trip = client.round_trip();
+    let is_far = round_trip > 5 * COPY_SPARES * 1000;
+    spared >= round_trip || bytes() >= if is_far { MESSAGE_BYTES } else { COPY_FROM_BYTES }
+}
+
+pub(super) fn not_as_planned(relation: &Relation) -> Error {
+    Error::new(
+        Kind::Apply,
+        format!("rows of table \"{}\" are not as the master had them", full_name(relation)),
+    )
 }
 
 pub(super) fn new_arrays(columns: &[&Column], arrays: &ArrayTypes, rows: usize) -> Vec<Array> {
     columns.iter().map(|c| Array::new(element(c, arrays).unwrap_or_default(), rows)).collect()
 }
 
-fn array_types(client: &mut Client) -> Result<ArrayTypes> {
+fn array_types(client: &mut Pipe) -> Result<ArrayTypes> {
     let rows = client
         .query("select oid, typarray from pg_type where typarray <> 0 and oid < 10000", &[])
         .map_err(|e| Error::from_pg("could not read the types of the slave", e))?;

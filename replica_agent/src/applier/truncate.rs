@@ -6,16 +6,17 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, Row};
+use postgres::Row;
 
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
 use crate::failure::{failed_on, full_name};
+use crate::pipe::Pipe;
 use crate::slave_table::SlaveTable;
 
 /// Errors name the relation.
 pub fn truncate(
-    client: &mut Client,
+    client: &mut Pipe,
     relation: &Relation,
     tables: &[Arc<SlaveTable>],
     restart_identity: bool,

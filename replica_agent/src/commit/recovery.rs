@@ -7,11 +7,10 @@
 //! advisory lock on the slave from before it looks at anything until it ends, and a new one ends the holder and waits
 //! for the lock: what is then there stays as it is. We may, since the master elected us and not the other.
 
-use postgres::Client;
-
 use super::SlaveSession;
 use crate::error::{Error, Kind, Result};
 use crate::identity::Identity;
+use crate::pipe::Pipe;
 use crate::quote;
 use crate::session;
 
@@ -44,7 +43,7 @@ impl SlaveSession {
 }
 
 /// Makes this session the only one that is at work for the slave, until it ends.
-pub(super) fn take_over(client: &mut Client, agent: &str, slave: &str, master: &Identity) -> Result<()> {
+pub(super) fn take_over(client: &mut Pipe, agent: &str, slave: &str, master: &Identity) -> Result<()> {
     let failed = |e| Error::from_pg(format!("could not take over slave \"{slave}\""), e);
     let key = lock_key(agent, slave, master);
     let free: bool = client.query_one("select pg_try_advisory_lock($1)", &[&key]).map_err(failed)?.get(0);

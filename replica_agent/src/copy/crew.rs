@@ -1,7 +1,7 @@
 //! Several workers that copy a slave's tables, the largest first.
 //!
-//! In: tables, and the two sessions of whoever asks. Out: each table copied, or the first error. A worker is a pair of
-//! sessions; the caller's are the first, the others last as long as the copy.
+//! In: tables, and a session on the master of whoever asks. Out: each table copied, or the first error. A worker is a pair
+//! of sessions; the caller's is one of the first pair, the others last as long as the copy.
 //!
 //! After an error the other workers finish the tables at hand, which the next attempt then need not copy again.
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::logging;
 use crate::node::Route;
 use crate::session;
-use crate::wake::{Cancels, Stop};
+use crate::wake::{Cancelable, Cancels, Stop};
 
 /// What a copy needs to know of the agent and the slave.
 pub struct Crew<'a> {
@@ -43,12 +43,18 @@ impl Crew<'_> {
     pub fn copy(
         &self,
         master: &mut Client,
-        slave: &mut Client,
         tables: Vec<CapturedTable>,
         manner: Manner,
     ) -> (Vec<CopiedTable>, Result<()>) {
-        let (queue, workers) = match self.plan(master, slave, tables) {
-            Ok(plan) => plan,
+        if tables.is_empty() {
+            return (Vec::new(), Ok(()));
+        }
+        let planned = self.open_slave(master).and_then(|(mut slave, cancelable)| {
+            let plan = self.plan(master, &mut slave, tables)?;
+            Ok((plan, slave, cancelable))
+        });
+        let ((queue, workers), mut slave, _cancelable) = match planned {
+            Ok(planned) => planned,
             Err(e) => return (Vec::new(), Err(e)),
         };
         let sizes: Vec<Size> = queue.iter().map(|(_, size)| *size).collect();
@@ -64,7 +70,7 @@ impl Crew<'_> {
             for _ in 1..workers {
                 scope.spawn(logging::inherit(|| work.help()));
             }
-            work.run(master, slave);
+            work.run(master, &mut slave);
         });
         let left = !lock(&work.left).is_empty();
         let copied = work.copied.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +78,13 @@ impl Crew<'_> {
         let stopped = || Error::new(Kind::Stopped, "copy was stopped, some tables are left");
         let error = error.or_else(|| (left && self.stop.is_set()).then(stopped));
         (copied, error.map_or(Ok(()), Err))
+    }
+
+    fn open_slave(&self, master: &mut Client) -> Result<(Client, Cancelable)> {
+        let mut client: Client = session::connect_slave(self.slave)?;
+        Route::find(master, &mut client, &self.slave.name)?;
+        let cancelable = self.cancels.add(&self.slave.dsn, &client)?;
+        Ok((client, cancelable))
     }
 
     /// The order of the tables, and how many workers there are to be.
@@ -106,15 +119,17 @@ impl Work<'_> {
     /// A worker with sessions of its own. What it cannot do the others do.
     fn help(&self) {
         let Crew { config, slave, cancels, .. } = self.crew;
+        let master_dsn = &config.master.dsn;
         let opened = || -> Result<_> {
-            let mut master = session::connect_master(&config.master.dsn, "copy")?;
-            let mut client = session::connect_slave(slave)?;
-            Route::find(&mut master, &mut client, &slave.name)?;
-            let cancelable = (cancels.add(&config.master.dsn, &master)?, cancels.add(&slave.dsn, &client)?);
-            Ok((master, client, cancelable))
+            let mut master: Client = session::connect_master(master_dsn, "copy")?;
+            let cancelable = cancels.add(master_dsn, &master)?;
+            let slave = self.crew.open_slave(&mut master)?;
+            Ok((master, cancelable, slave))
         };
         match opened() {
-            Ok((mut master, mut client, _cancelable)) => self.run(&mut master, &mut client),
+            Ok((mut master, _cancelable, (mut client, _cancelable_too))) => {
+                self.run(&mut master, &mut client);
+            }
             Err(e) => log::warn!("slave \"{}\": copying with fewer sessions: {e:#}", slave.name),
         }
     }

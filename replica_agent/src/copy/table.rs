@@ -120,7 +120,7 @@ pub(super) fn copy_table(
         let sequences = sequences::on_master(&mut from, Some(&table.quoted()))?;
         let mut follower = Follower::silent(target.slave, target.mapping);
         follower.hear(&sequences.into_iter().map(|(moved, _)| moved).collect::<Vec<_>>());
-        follower.catch_up(&mut to)?;
+        follower.catch_up_now(&mut to)?;
     }
     failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave)?;
@@ -263,7 +263,9 @@ fn empty(
     };
     attempt.rollback()?;
     let refused = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INSUFFICIENT_PRIVILEGE];
-    if !e.code().is_some_and(|code| refused.contains(code)) || !session::is_replica(to)? {
+    if !e.code().is_some_and(|code| refused.contains(code))
+        || !to.query_one(session::IS_REPLICA, &[])?.get::<_, bool>(0)
+    {
         return Err(e);
     }
     to.batch_execute(&format!("delete from {only}{name}"))

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{select, Receiver, Sender, TrySendError};
-use postgres::Client;
 
 use super::{hand_on, nobody_takes, Item, Reading};
 use crate::commit::MasterId;
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Batch, Hub, Seat, Turn, BATCH_BYTES, PATIENCE};
+use crate::pipe::Pipe;
 use crate::plan::Window;
 use crate::position::{Position, Target};
 use crate::reader::Found;
 
-pub fn master_id(client: &mut Client) -> Result<MasterId> {
+pub fn master_id(client: &mut Pipe) -> Result<MasterId> {
     let row = client
         .query_one(include_str!("../sql/master_id.sql"), &[])
         .map_err(|e| Error::from_pg("could not read the state of the master", e))?;

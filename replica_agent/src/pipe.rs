@@ -1,0 +1,315 @@
+//! A session that need not wait for each answer: statements are sent one behind the other, their answers taken in order.
+//!
+//! In: statements. Out: for those that wait, their results; for those that were only sent, whether all has gone well up
+//! to a mark. Everything arrives at the server in the order in which it was given here, whether it waits or not.
+//!
+//! The `postgres` crate waits for each answer; what is below it does not. Answers are taken in whenever the session does
+//! anything, so the server never waits for us with one.
+
+use std::collections::VecDeque;
+use std::future::{poll_fn, Future};
+use std::pin::{pin, Pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::try_join;
+use futures_util::SinkExt;
+use postgres::types::{ToSql, Type};
+use postgres::{Error, NoTls, Row, SimpleQueryMessage, Statement};
+use postgres_openssl::MakeTlsConnector;
+use tokio::runtime::{self, Runtime};
+use tokio_postgres::{AsyncMessage, CopyInSink, ToStatement};
+
+/// Reads and writes the socket; gives what the server says unasked.
+type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
+type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
+type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+
+/// Answers awaited at a time.
+const AWAITED_MAX: usize = 1000;
+
+/// How much has been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+pub struct Pipe {
+    client: Arc<tokio_postgres::Client>,
+    line: Line,
+    runtime: Runtime,
+}
+
+/// The wire, and what has been sent and is not answered.
+struct Line {
+    wire: Option<Wire>,
+    awaited: VecDeque<Answer>,
+    sent: Mark,
+    answered: Mark,
+    /// The shortest that was met.
+    round_trip: Duration,
+    /// The first of what was only sent that failed, if it has not been told.
+    failed: Option<(Mark, Error)>,
+}
+
+impl Pipe {
+    pub fn open(config: &tokio_postgres::Config, tls: Option<MakeTlsConnector>) -> Result<Self, Error> {
+        let runtime = runtime();
+        let (client, wire): (_, Wire) = match tls {
+            Some(tls) => {
+                let (client, mut connection) = runtime.block_on(config.connect(tls))?;
+                (client, Box::new(move |cx| connection.poll_message(cx)))
+            }
+            None => {
+                let (client, mut connection) = runtime.block_on(config.connect(NoTls))?;
+                (client, Box::new(move |cx| connection.poll_message(cx)))
+            }
+        };
+        let line = Line {
+            wire: Some(wire),
+            awaited: VecDeque::new(),
+            sent: Mark::default(),
+            answered: Mark::default(),
+            round_trip: Duration::MAX,
+            failed: None,
+        };
+        Ok(Pipe { client: Arc::new(client), line, runtime })
+    }
+
+    pub fn cancel_token(&self) -> tokio_postgres::CancelToken {
+        self.client.cancel_token()
+    }
+
+    pub fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
+        self.prepare_typed(sql, &[])
+    }
+
+    pub fn prepare_typed(&mut self, sql: &str, types: &[Type]) -> Result<Statement, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.prepare_typed(sql, types))
+    }
+
+    pub fn execute(&mut self, statement: &(impl ToStatement + ?Sized), params: Params) -> Result<u64, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.execute(statement, params))
+    }
+
+    pub fn query(
+        &mut self,
+        statement: &(impl ToStatement + ?Sized),
+        params: Params,
+    ) -> Result<Vec<Row>, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.query(statement, params))
+    }
+
+    /// Sends both, and waits for both.
+    pub fn query_both(
+        &mut self,
+        first: &Statement,
+        first_params: Params,
+        second: &Statement,
+        second_params: Params,
+    ) -> Result<(Vec<Row>, Row), Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(try_join(client.query(first, first_params), client.query_one(second, second_params)))
+    }
+
+    pub fn query_one(
+        &mut self,
+        statement: &(impl ToStatement + ?Sized),
+        params: Params,
+    ) -> Result<Row, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.query_one(statement, params))
+    }
+
+    pub fn query_opt(
+        &mut self,
+        statement: &(impl ToStatement + ?Sized),
+        params: Params,
+    ) -> Result<Option<Row>, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.query_opt(statement, params))
+    }
+
+    pub fn simple_query(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.simple_query(sql))
+    }
+
+    pub fn batch_execute(&mut self, sql: &str) -> Result<(), Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.batch_execute(sql))
+    }
+
+    /// Sends statements without parameters.
+    pub fn send_batch(&mut self, sql: String) {
+        let client = Arc::clone(&self.client);
+        self.line.send(Box::pin(async move { client.batch_execute(&sql).await.map(|()| 0) }));
+    }
+
+    /// Sends a statement.
+    pub fn send<P: ToSql + Sync + Send + 'static>(&mut self, statement: &Statement, params: Vec<P>) {
+        // Each answer that is awaited takes some memory.
+        if self.line.awaited.len() >= AWAITED_MAX {
+            self.until(|line| line.awaited.len() < AWAITED_MAX / 2);
+        }
+        let client = Arc::clone(&self.client);
+        let statement = statement.clone();
+        self.line.send(Box::pin(async move {
+            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+            client.execute(&statement, &params).await
+        }));
+    }
+
+    /// Begins a COPY, once all that was sent before is carried out.
+    pub fn copy_in(&mut self, statement: &(impl ToStatement + ?Sized)) -> Result<CopyIn<'_>, Error> {
+        let client = Arc::clone(&self.client);
+        let sink = self.wait(client.copy_in(statement))?;
+        Ok(CopyIn { sink: Box::pin(sink), pipe: self })
+    }
+
+    /// All that has been sent so far.
+    pub fn sent(&self) -> Mark {
+        self.line.sent
+    }
+
+    /// All that has been answered so far, well or not.
+    pub fn answered(&self) -> Mark {
+        self.line.answered
+    }
+
+    /// How long the server takes at least to answer.
+    pub fn round_trip(&self) -> Duration {
+        self.line.round_trip
+    }
+
+    /// Sends and takes in as much as goes without waiting.
+    pub fn turn(&mut self) {
+        self.until(|_| true);
+    }
+
+    /// Waits until all that was sent up to the mark has been answered, or something has failed: tells the first that
+    /// failed since it was asked last, and the error.
+    pub fn settle(&mut self, mark: Mark) -> Result<(), (Mark, Error)> {
+        self.until(|line| line.answered >= mark || line.failed.is_some());
+        self.line.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Waits until everything has been answered. What has failed is still to be told.
+    pub fn await_all(&mut self) {
+        self.until(|line| line.awaited.is_empty());
+    }
+
+    fn until(&mut self, mut reached: impl FnMut(&Line) -> bool) {
+        let line = &mut self.line;
+        self.runtime.block_on(poll_fn(|cx| {
+            line.turn(cx);
+            match reached(line) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        }));
+    }
+
+    /// Waits for an answer.
+    fn wait<T>(&mut self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let (began, alone) = (Instant::now(), self.line.awaited.is_empty());
+        let result = self.run(future);
+        if alone && result.is_ok() {
+            self.line.round_trip = self.line.round_trip.min(began.elapsed());
+        }
+        result
+    }
+
+    fn run<T>(&mut self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let line = &mut self.line;
+        let mut future = pin!(future);
+        self.runtime.block_on(poll_fn(|cx| {
+            // First the future, which sends; then the wire, which may have its answer.
+            if let Poll::Ready(result) = future.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            line.turn(cx);
+            future.as_mut().poll(cx)
+        }))
+    }
+}
+
+/// Waits for something that needs no session.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(future)
+}
+
+fn runtime() -> Runtime {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    // Only fails where the process may not open one more file; the thread's caller reports it.
+    runtime.unwrap_or_else(|e| panic!("could not set up a session: {e}"))
+}
+
+impl Line {
+    fn send(&mut self, mut answer: Answer) {
+        self.sent.0 += 1;
+        // The first poll puts it behind what was sent before; the wire takes it with the next turn.
+        self.awaited.push_back(match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
+            Poll::Pending => answer,
+        });
+    }
+
+    /// Reads and writes as much as goes without waiting.
+    fn turn(&mut self, cx: &mut Context) {
+        while let Some(wire) = &mut self.wire {
+            match wire(cx) {
+                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
+                    log::debug!("{}: {}", notice.severity(), notice.message());
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                // Over. Whoever waits for an answer hears that the session is closed.
+                Poll::Ready(Some(Err(e))) => {
+                    log::debug!("lost a session: {e}");
+                    self.wire = None;
+                }
+                Poll::Ready(None) => self.wire = None,
+                Poll::Pending => break,
+            }
+        }
+        while let Some(answer) = self.awaited.front_mut() {
+            let Poll::Ready(answer) = answer.as_mut().poll(cx) else { break };
+            self.awaited.pop_front();
+            self.take(answer);
+        }
+    }
+
+    fn take(&mut self, answer: Result<u64, Error>) {
+        self.answered.0 += 1;
+        if let (Err(e), None) = (answer, &self.failed) {
+            self.failed = Some((self.answered, e));
+        }
+    }
+}
+
+/// A COPY to the server under way. Dropped without `finish` it is undone.
+pub struct CopyIn<'p> {
+    pipe: &'p mut Pipe,
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+}
+
+impl CopyIn<'_> {
+    /// Waits until the wire has room for it.
+    pub fn write(&mut self, data: Bytes) -> Result<(), Error> {
+        self.pipe.run(self.sink.feed(data))
+    }
+
+    /// Ends it, and tells the number of rows.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        self.pipe.run(self.sink.as_mut().finish())
+    }
+
+    /// Ends it without waiting; the answer is one of those to what was sent.
+    pub fn send_end(self) {
+        let CopyIn { pipe, mut sink } = self;
+        pipe.line.send(Box::pin(async move { sink.as_mut().finish().await }));
+    }
+}

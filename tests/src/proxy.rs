@@ -1,0 +1,100 @@
+//! A server that is far away: a TCP port that leads to its socket, with a delay in both directions and no other limit.
+//!
+//! In: a running server and a distance. Out: a port; what is sent there arrives later by the distance, and so do the
+//! answers. `cut` ends all connections at once.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+
+/// Under way in one direction: enough for any distance, and no more than a machine has.
+const UNDER_WAY: usize = 1024;
+const PIECE_BYTES: usize = 64 * 1024;
+
+pub struct Proxy {
+    port: u16,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    pub fn start(server: &Arc<Cluster>, distance: Duration) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+        let port = listener.local_addr().expect("its number").port();
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let (server, accepted) = (server.socket(), connections.clone());
+        thread::spawn(move || {
+            for near in listener.incoming() {
+                let near = near.expect("a connection");
+                // A server that is down refuses; so does the proxy, by closing.
+                let Ok(far) = UnixStream::connect(&server) else { continue };
+                near.set_nodelay(true).expect("no delay but ours");
+                let copy = |stream: &TcpStream| stream.try_clone().expect("a socket");
+                accepted.lock().expect("connections").push(copy(&near));
+                carry(copy(&near), far.try_clone().expect("a socket"), distance);
+                carry(far, near, distance);
+            }
+        });
+        Self { port, connections }
+    }
+
+    /// How the agent reaches a database of the server through here.
+    pub fn dsn(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname='{database}'", self.port)
+    }
+
+    /// Ends all connections; new ones may be made.
+    pub fn cut(&self) {
+        for connection in self.connections.lock().expect("connections").drain(..) {
+            // It may have ended by itself.
+            connection.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+/// Carries what comes from one end to the other, each piece at its time.
+fn carry(mut from: impl Read + Send + 'static, to: impl Write + End + Send + 'static, distance: Duration) {
+    let (sender, pieces) = sync_channel(UNDER_WAY);
+    thread::spawn(move || loop {
+        let mut piece = vec![0; PIECE_BYTES];
+        // An error is an end like any other.
+        let length = from.read(&mut piece).unwrap_or(0);
+        piece.truncate(length);
+        if sender.send((Instant::now() + distance, piece)).is_err() || length == 0 {
+            return;
+        }
+    });
+    thread::spawn(move || deliver(&pieces, to));
+}
+
+fn deliver(pieces: &Receiver<(Instant, Vec<u8>)>, mut to: impl Write + End) {
+    for (due, piece) in pieces {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if piece.is_empty() || to.write_all(&piece).is_err() {
+            break;
+        }
+    }
+    to.end();
+}
+
+/// What ends a connection for both who read and who write.
+trait End {
+    fn end(&self);
+}
+
+impl End for TcpStream {
+    fn end(&self) {
+        self.shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl End for UnixStream {
+    fn end(&self) {
+        self.shutdown(Shutdown::Both).ok();
+    }
+}
