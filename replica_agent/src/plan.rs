@@ -37,9 +37,9 @@ mod net;
 mod tests;
 
 /// Payloads of a window. More would not make the slave's statements cheaper by the row.
-const WINDOW_BYTES: usize = 2 * 1024 * 1024;
+const WINDOW_BYTES: usize = 512 * 1024;
 /// Places of a window (12 bytes each): a narrow row has payloads of a few bytes.
-const WINDOW_PLACES: usize = 512 * 1024;
+const WINDOW_PLACES: usize = 128 * 1024;
 
 /// What is applied at once: whole chunks.
 #[derive(Debug, Default)]
