@@ -601,9 +601,10 @@ impl SlaveSession {
 }
 
 fn moved_by_another(slave: &str) -> Error {
-    Error::new(Kind::Refused, format!("position of slave \"{slave}\" was moved by somebody else")).hint(
-        "Does a second agent of this name run elsewhere? The agent looks at the position again and goes on.",
-    )
+    // Tried again at once, with the position looked up: a predecessor's batch may have been prepared late.
+    Error::new(Kind::Refused, format!("position of slave \"{slave}\" was moved by somebody else"))
+        .with_sqlstate("40001")
+        .hint("Does a second agent of this name run elsewhere? The agent looks at the position again and goes on.")
 }
 
 fn is_transient(e: &Error) -> bool {

@@ -49,14 +49,14 @@ fn connections_break_while_batches_are_under_way() {
         // GIVEN a backlog
         let mut trio = setup.build();
         trio.once().expect_code(0);
-        write(&trio, 200);
+        write(&trio, 60);
         trio.agent.start();
         for _ in 0..4 {
             // WHEN a slave has moved on, and its connections are cut
             let before = trio.slaves[0].value("select sum(batch) from pyreplica_agent.position");
             wait_for("a slave to move on", || positions_moved(&trio, 0, &before).then_some(()));
             trio.proxies.iter().flatten().for_each(|proxy| proxy.cut());
-            write(&trio, 40);
+            write(&trio, 20);
         }
         // THEN nothing is lost, nothing is done twice
         trio.catch_up_and_compare();

@@ -6,6 +6,7 @@ use pyreplica_tests::db::Db;
 use pyreplica_tests::doc;
 use pyreplica_tests::random::{seeds, Random};
 use pyreplica_tests::trio::{Setup, Trio};
+use pyreplica_tests::wait::wait_for;
 
 /// A trio whose only table is `t`, of which a part is captured, with the agent running.
 fn started(schema: &str, arguments: &str) -> Trio {
@@ -168,6 +169,9 @@ fn a_table_added_again_with_other_arguments_is_copied_anew() {
     trio.master.run("select pyreplica.remove_table('t'), pyreplica.add_table('t', row_filter => 'n = 0')");
     trio.master.run("insert into t values (3, 'US', 'c', 0)");
     trio.agent.start();
+    for slave in &trio.slaves {
+        wait_for("the copy", || (slave.value("select count(*) from t") != "0").then_some(()));
+    }
     assert_holds(&mut trio, "select id from t where n = 0 order by id", "select id from t order by id");
 }
 

@@ -162,7 +162,7 @@ fn a_row_filter_is_evaluated_by_the_writer_only() {
         "create schema own authorization p_filter_owner; grant usage on schema own to p_filter_writer;
          set role p_filter_owner;
          create table own.t (id int primary key); create table own.asked (role text);
-         create function own.ask(int) returns boolean language plpgsql immutable
+         create function own.ask(int) returns boolean language plpgsql
              as 'begin insert into own.asked values (current_user); return true; end';
          grant insert on own.t, own.asked to p_filter_writer;
          set search_path = own;

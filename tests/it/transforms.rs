@@ -290,7 +290,7 @@ fn a_row_that_moves_out_of_a_filter_and_is_not_there_is_named() {
         "1mine 3n 7x 8x 9n"
     );
     trio.master.run("update customers set region = 'EU' where id = 1");
-    trio.once().expect_code(1).expect_text(&["insert_exists", "(id)=(1)"]);
+    trio.once().expect_code(1).expect_text(&["update_exists", "(id)=(1)"]);
     trio.agent
         .run(&["verify"])
         .expect_code(1)
