@@ -8,6 +8,8 @@ step "pure tests of the agent"
 cargo test --quiet -p replica_agent
 
 step "the extension in a server"
+# One at a time: each adds tables, which locks the extension to the end of its transaction, and then takes other locks.
+export RUST_TEST_THREADS=1
 if [ "$(id -u)" = 0 ]; then
     # PostgreSQL refuses root.
     user=${PYREPLICA_RUN_AS:-postgres}
@@ -19,6 +21,8 @@ if [ "$(id -u)" = 0 ]; then
 else
     cargo pgrx test pg15 -p pyreplica
 fi
+
+unset RUST_TEST_THREADS
 
 step "master, slaves and agent"
 scripts/build-for-servers.sh --features failpoints
