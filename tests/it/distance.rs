@@ -34,9 +34,9 @@ fn follows_over_a_distance() {
     for setup in [setup(), setup().one_phase(), setup().atomic(), setup().far_master(FAR)] {
         let mut trio = setup.slaves(1).build();
         trio.once().expect_code(0);
-        write(&trio, 100);
+        write(&trio, 30);
         trio.agent.start();
-        write(&trio, 20);
+        write(&trio, 10);
         trio.catch_up_and_compare();
         trio.assert_nothing_prepared();
         assert_eq!(trio.conflicts(0), [""; 0]);
@@ -51,7 +51,7 @@ fn connections_break_while_batches_are_under_way() {
         trio.once().expect_code(0);
         write(&trio, 60);
         trio.agent.start();
-        for _ in 0..4 {
+        for _ in 0..2 {
             // WHEN a slave has moved on, and its connections are cut
             let before = trio.slaves[0].value("select sum(batch) from pyreplica_agent.position");
             wait_for("a slave to move on", || positions_moved(&trio, 0, &before).then_some(()));
