@@ -8,6 +8,20 @@ use crate::retry;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What a library's error says, with its causes; OpenSSL tells the same thing several times over.
+pub fn with_causes(e: &dyn StdError) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(&format!(": {more}"));
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Who has to act, and with which exit status the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

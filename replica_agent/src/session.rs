@@ -13,7 +13,7 @@ use postgres_openssl::MakeTlsConnector;
 
 use crate::config::Slave;
 use crate::dsn::{Dsn, Host, SslMode};
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Kind, Result};
 use crate::logging;
 use crate::quote;
 use crate::tls::tls;
@@ -267,17 +267,9 @@ fn explain(dsn: &Dsn, place: &str, e: postgres::Error) -> Error {
     }
 }
 
-/// An error that did not come from the server. OpenSSL tells the same thing several times over.
+/// An error that did not come from the server.
 fn explain_unanswered(place: &str, e: &postgres::Error) -> Error {
-    let mut text = format!("{place}: {e}");
-    let mut cause = std::error::Error::source(e);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(&format!(": {more}"));
-        }
-        cause = error.source();
-    }
+    let text = format!("{place}: {}", error::with_causes(e));
     let hint = if text.contains("certificate verify failed") {
         "The certificate of the server must be signed by one in sslrootcert and, with sslmode=verify-full, name the host."
     } else if text.contains("does not support TLS") {

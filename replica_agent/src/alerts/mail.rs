@@ -16,7 +16,7 @@ use lettre::{SmtpTransport, Transport};
 use super::bundle::{Bundle, Bundles};
 use super::{Next, Queue};
 use crate::config::{self, Mail, Password};
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Kind, Result};
 use crate::event::{now, Event};
 
 /// For one answer of the server, and for all of it.
@@ -221,23 +221,11 @@ fn within_limit(place: &str, send: impl FnOnce() -> Sent + Send + 'static) -> Re
         return Err(Error::new(Kind::Refused, "could not start a thread").source(e));
     }
     match receiver.recv_timeout(LIMIT) {
-        Ok(sent) => sent.map_err(|e| Error::new(Kind::Connection, format!("{place}: {}", causes(&e)))),
+        Ok(sent) => {
+            sent.map_err(|e| Error::new(Kind::Connection, format!("{place}: {}", error::with_causes(&e))))
+        }
         Err(_) => Err(silent()),
     }
-}
-
-/// The library's error says little without what caused it, and some of it twice.
-fn causes(e: &lettre::transport::smtp::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = std::error::Error::source(e);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(&format!(": {more}"));
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Adds what to do next where the cause alone does not say it.
