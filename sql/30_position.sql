@@ -12,6 +12,7 @@
 --   state_since   when it took that state
 --   rank          applied are the transactions with a rank up to this ...
 --   snapshot      ... that this snapshot sees; NULL until the slave has a position
+--   settled       of one chunk: up to this rank none comes that it does not see
 --   applied_ts    time of the log (master's clock) of the last transaction applied
 --   updated_at    when the agent last wrote this row
 --   stages        where the time of the slave went, and how much it applied, since the agent started
@@ -25,6 +26,7 @@ create table pyreplica.slave (
     state_since timestamptz not null default clock_timestamp(),
     rank        bigint,
     snapshot    pg_snapshot,
+    settled     bigint      not null default 0,
     applied_ts  timestamptz,
     updated_at  timestamptz not null default clock_timestamp(),
     stages      jsonb,

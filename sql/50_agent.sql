@@ -6,7 +6,8 @@ create function pyreplica.flush_wal() returns pg_lsn
     language c as 'MODULE_PATHNAME', 'flush_wal_wrapper';
 comment on function pyreplica.flush_wal() is 'flushes the WAL so that what is visible cannot be lost in a crash';
 
--- The last id that was drawn, and the transactions that have written to the log and not ended, as id:writer,writer.
+-- The last id that was drawn, and the transactions that have written to the log and not ended, as id:writer,writer; the
+-- name of a writer ends with + when it has a chunk and will have another: it has spilled, or is prepared.
 -- While it stays the same nothing is committed. Given an array it marks the session as a sleeper, for which writers
 -- notify from then on, unless others than these are among the writers: they may not have seen it.
 create function pyreplica.arm(slow text[]) returns text
@@ -31,8 +32,11 @@ comment on function pyreplica.max_log_bytes() is 'the setting pyreplica.max_log_
 --
 -- Beyond pyreplica.max_log_size the slave that is farthest behind is put to state 'needs copy' and no longer counts;
 -- one in a call, so that what it held is emptied before another one is given up.
+-- The indexes are used whatever the planner thinks of tables that nobody has analyzed; what it then thinks to be costly
+-- it must not compile.
 create function pyreplica.rotate_log() returns void
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+    language plpgsql security definer
+    set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
     max_size constant bigint := pyreplica.max_log_bytes();
     -- A table this large is left for the next one. Small enough to stay in memory, large enough to rotate seldom.
@@ -65,12 +69,17 @@ begin
                 'select exists (select from pyreplica.slave s
                                 where s.state <> ''needs copy''
                                   and (s.rank is null
-                                       or exists (select from %1$s l where l.final and l.id > s.rank)
-                                       or exists (select from %1$s l where l.xid >= pg_snapshot_xmax(s.snapshot))
-                                       or exists (select from %1$s l where l.xid in (select pg_snapshot_xip(s.snapshot)))))',
+                                       or exists (select from %1$s l
+                                                   where l.final and l.id > s.settled
+                                                     and (l.id > s.rank
+                                                          or not pg_visible_in_snapshot(l.xid, s.snapshot)))
+                                       or exists (select from %1$s l where l.chunks <> 1
+                                                     and l.xid >= pg_snapshot_xmax(s.snapshot))
+                                       or exists (select from %1$s l where l.chunks <> 1
+                                                     and l.xid = any (array(select pg_snapshot_xip(s.snapshot))))))',
                 log_table) into kept;
             if not kept then
-                execute format('select max(id), max(xid::text::numeric)::text::xid8 from %s', log_table)
+                execute format('select max(id), max(xid) from %s', log_table)
                     into last_rank, last_xid;
                 update pyreplica.horizon
                    set rank = greatest(rank, coalesce(last_rank, 0)),
@@ -121,18 +130,20 @@ begin
 end $$;
 comment on function pyreplica.rotate_log() is 'empties chunk tables that every slave has passed';
 
--- What a slave with this position has not applied yet: changes, bytes and the time of the oldest.
-create function pyreplica.behind(rank bigint, snapshot pg_snapshot,
+-- What a slave with this position has not applied yet: changes, bytes and the time of the oldest. Up to `settled` only
+-- transactions of several chunks may be left, which are found by their xid.
+create function pyreplica.behind(rank bigint, snapshot pg_snapshot, settled bigint,
                                  out changes bigint, out bytes bigint, out since timestamptz)
-    language sql stable set search_path = pg_catalog, pg_temp as $$
+    language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     select coalesce(sum(l.changes), 0),
            coalesce(sum(case when l.chunks = 1 then octet_length(l.payload) else l.chunks * 7900 end), 0),
            min(l.ts)
-      from pyreplica.log l
-     where l.final
-       and (l.id > coalesce($1, 0)
-            or l.xid >= pg_snapshot_xmax($2)
-            or l.xid in (select pg_snapshot_xip($2)))
+      from (select changes, chunks, payload, ts from pyreplica.log
+             where final and id > $3 and (id > coalesce($1, 0) or not pg_visible_in_snapshot(xid, $2))
+            union all
+            select changes, chunks, payload, ts from pyreplica.log
+             where chunks > 1 and id + 0 <= $3
+               and (xid >= pg_snapshot_xmax($2) or xid = any (array(select pg_snapshot_xip($2))))) l
 $$;
 
 create view pyreplica.slave_status as
@@ -141,5 +152,5 @@ create view pyreplica.slave_status as
            b.changes as changes_behind, b.bytes as bytes_behind,
            coalesce(extract(epoch from clock_timestamp() - b.since), 0)::numeric(20, 3) as seconds_behind,
            s.last_error, s.sqlstate, s.hint, s.error_since, s.stages
-      from pyreplica.slave s, pyreplica.behind(s.rank, s.snapshot) b;
+      from pyreplica.slave s, pyreplica.behind(s.rank, s.snapshot, s.settled) b;
 comment on view pyreplica.slave_status is 'one row per slave: where it stands, how far behind it is, and what stops it';

@@ -10,8 +10,9 @@ create function pyreplica.join_pieces(of_xid xid8, of_seq bigint, first_id bigin
     language sql stable set search_path = pg_catalog, pg_temp as $$
     select string_agg(payload, '' order by id)
       from pyreplica.log
-     where xid = of_xid and seq = of_seq and id >= first_id
-       and id <= (select min(id) from pyreplica.log where xid = of_xid and seq = of_seq and id > first_id and piece = 3)
+     where chunks <> 1 and xid = of_xid and seq = of_seq and id >= first_id
+       and id <= (select min(id) from pyreplica.log
+                   where chunks <> 1 and xid = of_xid and seq = of_seq and id > first_id and piece = 3)
 $$;
 
 -- id tells changes apart and orders them as slaves apply them: a million for each rank. (The changes of a larger

@@ -26,7 +26,7 @@ begin
     execute format('grant select, insert, update, delete on pyreplica.slave, pyreplica.decision to %s', role);
     execute format('grant execute on function pyreplica.rotate_log(), pyreplica.flush_wal(),
                                               pyreplica.arm(text[]), pyreplica.disarm(),
-                                              pyreplica.behind(bigint, pg_snapshot),
+                                              pyreplica.behind(bigint, pg_snapshot, bigint),
                                               pyreplica.sequence_state(oid), pyreplica.moved_sequences(boolean),
                                               pyreplica.decode_chunk(bytea),
                                               pyreplica.join_pieces(xid8, bigint, bigint) to %s', role);

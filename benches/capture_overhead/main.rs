@@ -11,6 +11,7 @@ mod memory;
 mod rivals;
 mod tpcb;
 mod variant;
+mod waits;
 mod workload;
 mod writers;
 

@@ -1,5 +1,6 @@
 //! Section tpcb: pgbench's TPC-B without capture, with it, and with an agent that feeds a slave of another data
-//! directory; transactions per second, and the processor time of the master's processes for each.
+//! directory; transactions per second, and the processor time of the master's processes for each; and what many clients
+//! are seen waiting for.
 
 use std::process::Command;
 
@@ -13,6 +14,7 @@ use pyreplica_tests::keeper;
 use pyreplica_tests::trio::{Setup, Trio};
 use serde_json::json;
 
+use crate::waits::Waits;
 use crate::{medians_of, start_server, SETTINGS};
 
 const SCALE: u32 = 10;
@@ -63,6 +65,7 @@ pub fn run() -> Section {
     let mut samples: Vec<Vec<Vec<Sample>>> =
         CLIENTS.iter().map(|_| VARIANTS.iter().map(|_| Vec::new()).collect()).collect();
     let mut logged = Logged::default();
+    let mut waits = [Waits::default(), Waits::default()];
     for round in 0..rounds {
         for (clients, samples) in CLIENTS.iter().zip(&mut samples) {
             eprintln!("tpcb: round {} of {rounds}, {clients} clients", round + 1);
@@ -87,9 +90,16 @@ pub fn run() -> Section {
                 }
             }
         }
+        // Runs of their own: to look takes processor time.
+        for (db, waits) in [&plain, &captured].into_iter().zip(&mut waits) {
+            waits.watch(db, || {
+                measure(db, CLIENTS[CLIENTS.len() - 1], None);
+            });
+        }
+        empty_log(&captured, &mut logged);
     }
     trio.assert_same();
-    section(rounds, &samples, &logged)
+    section(rounds, &samples, &logged, &waits)
 }
 
 /// The tables of pgbench with rows, captured or not.
@@ -167,7 +177,7 @@ fn empty_log(db: &Db, logged: &mut Logged) {
     db.run("truncate pyreplica.log_0, pyreplica.log_1, pyreplica.log_2");
 }
 
-fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged) -> Section {
+fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged, waits: &[Waits; 2]) -> Section {
     let (payload, size) = (logged.payload / logged.transactions, logged.size / logged.transactions);
     let mut about = vec![
         format!("pgbench, TPC-B of scale {SCALE}, {SECONDS} s each."),
@@ -192,6 +202,13 @@ fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged) -> Sect
         }
         table
     };
+    let mut waiting = Table::new(
+        &format!("Waits of {} clients, in per cent of the looks at one", CLIENTS[CLIENTS.len() - 1]),
+        &["variant", "waits", "ours"],
+    );
+    for (variant, waits) in ["none", "captured"].into_iter().zip(waits) {
+        waiting.row(vec![variant.to_owned(), waits.all(0.5), waits.ours(0.0)]);
+    }
     let tables = vec![
         table("Transactions per second, as a ratio to no capture", &|s| s.tps, &|tps| {
             format!("{tps:.0} tps")
@@ -199,6 +216,7 @@ fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged) -> Sect
         table("Processor time of the master per transaction, as a ratio to no capture", &|s| s.cpu, &|cpu| {
             format!("{:.0} us", cpu * 1e6)
         }),
+        waiting,
     ];
     let mut figures = Vec::new();
     for (clients, samples) in CLIENTS.iter().zip(samples) {
@@ -210,7 +228,6 @@ fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged) -> Sect
             }));
         }
     }
-    let json =
-        json!({"runs": figures, "payload_bytes_per_transaction": payload, "log_bytes_per_transaction": size});
+    let json = json!({"runs": figures, "waits": {"none": waits[0].json(), "captured": waits[1].json()}, "payload_bytes_per_transaction": payload, "log_bytes_per_transaction": size});
     Section { name: "tpcb", about, tables, json }
 }

@@ -1,15 +1,15 @@
 //! Section writers: concurrent bulk inserts, each into a table of its own, and what they are seen waiting for.
 
-use std::collections::BTreeMap;
 use std::thread;
 
-use pyreplica_benches::process::{meanwhile, INTERVAL};
+use pyreplica_benches::process::INTERVAL;
 use pyreplica_benches::report::Section;
 use pyreplica_benches::table::Table;
 use pyreplica_benches::{median, paired, rounds, time, turns};
 use pyreplica_tests::db::Db;
 use serde_json::json;
 
+use crate::waits::Waits;
 use crate::{medians_of, start_server, SETTINGS};
 
 const WRITERS: [usize; 4] = [1, 2, 4, 8];
@@ -17,44 +17,25 @@ const STATEMENTS: usize = 3;
 const ROWS: usize = 100_000;
 const VARIANTS: [&str; 2] = ["none", "pyreplica"];
 
-/// A backend that waits for nothing.
-const RUNNING: &str = "running";
-
-/// The wait event of each active backend, and which lock of ours, if any, it waits for: on a relation of our schema,
-/// or on the database, which NOTIFY takes.
-const LOOK: &str = "
-    select coalesce(wait_event_type || ' ' || wait_event, 'running'),
-           coalesce((select coalesce(locktype || ' of ' || relname, 'NOTIFY')
-                       from pg_locks l left join pg_class c on c.oid = relation
-                      where l.pid = a.pid and not granted
-                        and (relnamespace = to_regnamespace('pyreplica') or classid = 'pg_database'::regclass)), '')
-      from pg_stat_activity a
-     where datname = current_database() and state = 'active' and pid <> pg_backend_pid()";
-
-/// How often each wait was seen, by its name.
-type Waits = BTreeMap<String, u64>;
-
 pub fn run() -> Section {
     let server = start_server("writers", &[]);
     let dbs = VARIANTS.map(|variant| create(server.create_db(variant, ""), variant == "pyreplica"));
     let rounds = rounds();
-    // By number of writers, variant: rows per second of each round; waits of all rounds; those for our relations.
+    // By number of writers, variant: rows per second of each round; waits of all rounds.
     let mut rates = vec![[Vec::new(), Vec::new()]; WRITERS.len()];
-    let mut waits = vec![[Waits::new(), Waits::new()]; WRITERS.len()];
-    let mut ours = vec![Waits::new(); WRITERS.len()];
+    let mut waits = vec![[Waits::default(), Waits::default()]; WRITERS.len()];
     for round in 0..rounds {
         eprintln!("writers: round {} of {rounds}", round + 1);
         for (w, writers) in WRITERS.iter().enumerate() {
             server.db("postgres").run("checkpoint");
             for i in turns(VARIANTS.len(), round) {
-                let seconds =
-                    time(|| measure(&dbs[i], *writers, &mut waits[w][i], &mut ours[w])).as_secs_f64();
+                let seconds = time(|| measure(&dbs[i], *writers, &mut waits[w][i])).as_secs_f64();
                 rates[w][i].push((writers * STATEMENTS * ROWS) as f64 / seconds);
                 empty(&dbs[i], i == 1);
             }
         }
     }
-    section(rounds, &rates, &waits, &ours)
+    section(rounds, &rates, &waits)
 }
 
 fn create(db: Db, captured: bool) -> Db {
@@ -77,18 +58,8 @@ fn empty(db: &Db, captured: bool) {
     }
 }
 
-fn measure(db: &Db, writers: usize, waits: &mut Waits, ours: &mut Waits) {
-    let mut sampler = db.session();
-    let look = || {
-        for row in sampler.rows(LOOK) {
-            let (event, lock) = row.split_once('|').unwrap_or((&row, ""));
-            *waits.entry(event.to_owned()).or_default() += 1;
-            if !lock.is_empty() {
-                *ours.entry(lock.to_owned()).or_default() += 1;
-            }
-        }
-    };
-    meanwhile(look, || {
+fn measure(db: &Db, writers: usize, waits: &mut Waits) {
+    waits.watch(db, || {
         thread::scope(|scope| {
             for i in 0..writers {
                 let mut session = db.session();
@@ -105,7 +76,7 @@ fn measure(db: &Db, writers: usize, waits: &mut Waits, ours: &mut Waits) {
     });
 }
 
-fn section(rounds: usize, rates: &[[Vec<f64>; 2]], waits: &[[Waits; 2]], ours: &[Waits]) -> Section {
+fn section(rounds: usize, rates: &[[Vec<f64>; 2]], waits: &[[Waits; 2]]) -> Section {
     let about = vec![
         format!("{STATEMENTS} INSERT ... SELECT of {ROWS} rows by each writer into a table of its own."),
         SETTINGS.to_owned(),
@@ -130,29 +101,13 @@ fn section(rounds: usize, rates: &[[Vec<f64>; 2]], waits: &[[Waits; 2]], ours: &
             format!("{:.2}", paired(plain, captured, |p, c| p / c)),
         ]);
         for (i, variant) in VARIANTS.iter().enumerate() {
-            let total = waits[w][i].values().sum();
-            let ours = if i == 0 { "-".to_owned() } else { shares(&ours[w], total, 0.0) };
-            waiting.row(vec![format!("{writers}, {variant}"), shares(&waits[w][i], total, 1.0), ours]);
+            let ours = if i == 0 { "-".to_owned() } else { waits[w][i].ours(0.0) };
+            waiting.row(vec![format!("{writers}, {variant}"), waits[w][i].all(1.0), ours]);
         }
         figures.push(json!({
             "writers": writers, "rows_per_second": {"none": plain, "pyreplica": captured},
-            "waits": {"none": waits[w][0], "pyreplica": waits[w][1]}, "waits_for_our_locks": ours[w],
+            "waits": {"none": waits[w][0].json(), "pyreplica": waits[w][1].json()},
         }));
     }
     Section { name: "writers", about, tables: vec![speed, waiting], json: json!(figures) }
-}
-
-/// The waits of at least `least` per cent of `total` looks, most frequent first.
-fn shares(waits: &Waits, total: u64, least: f64) -> String {
-    let percent = |count: u64| 100.0 * count as f64 / total.max(1) as f64;
-    let mut sorted: Vec<(&str, f64)> =
-        waits.iter().map(|(event, count)| (&event[..], percent(*count))).collect();
-    sorted.retain(|(event, share)| *event != RUNNING && *share >= least);
-    sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let texts: Vec<String> = sorted.iter().map(|(event, share)| format!("{event} {share:.1}")).collect();
-    if texts.is_empty() {
-        "none".to_owned()
-    } else {
-        texts.join(", ")
-    }
 }

@@ -205,6 +205,7 @@ impl SlaveSession {
             position: Position {
                 rank: row.get("rank"),
                 snapshot: row.get::<_, &str>("snapshot").parse()?,
+                settled: row.get("settled"),
                 last_xid: row.get::<_, Option<&str>>("last_xid").and_then(|x| x.parse().ok()),
                 last_ts: row.get("last_ts"),
             },
@@ -229,6 +230,7 @@ impl SlaveSession {
                     &position.snapshot.to_string(),
                     &position.last_xid.map(|x| x.to_string()),
                     &position.last_ts,
+                    &position.settled,
                 ],
             )
             .map_err(|e| {
@@ -459,6 +461,7 @@ impl SlaveSession {
                     &position.last_xid.map(|x| x.to_string()),
                     &position.last_ts,
                     &batch,
+                    &position.settled,
                 ],
             )
             .map_err(|e| failed(&self.name, e))?;

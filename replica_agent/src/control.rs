@@ -169,7 +169,14 @@ impl Control {
         self.client
             .execute(
                 include_str!("sql/register_slave.sql"),
-                &[&self.agent, &slave, &position.rank, &position.snapshot.to_string(), &position.last_ts],
+                &[
+                    &self.agent,
+                    &slave,
+                    &position.rank,
+                    &position.snapshot.to_string(),
+                    &position.last_ts,
+                    &position.settled,
+                ],
             )
             .map_err(|e| Error::from_pg(format!("could not register slave \"{slave}\" on the master"), e))?;
         Ok(())
@@ -199,6 +206,7 @@ impl Control {
                     &error.and_then(|e| e.sqlstate()),
                     &error.and_then(|e| e.hint_text()),
                     &stages.map(Stages::to_json),
+                    &position.map(|p| p.settled),
                 ],
             )
             .map_err(|e| {

@@ -334,6 +334,9 @@ impl Member {
             (position.rank, position.last_xid) = (self.position.rank, self.position.last_xid);
         }
         position.last_ts = self.position.last_ts.clone();
+        if position.snapshot.includes(&self.position.snapshot) {
+            position.settled = self.position.settled;
+        }
         if position != self.position {
             self.commit(&position)?;
         }

@@ -24,6 +24,7 @@ pub mod decode;
 pub mod rest;
 pub mod large;
 pub mod sequences;
+pub mod settling;
 pub mod reader;
 pub mod stages;
 pub mod plan;

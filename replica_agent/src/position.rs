@@ -1,6 +1,7 @@
 //! How far a slave is: rank, snapshot, and the order between them. Pure.
 //!
 //! Applied are exactly the transactions with a rank up to `rank` that `snapshot` sees.
+//! What comes late, with a rank up to `rank` that `snapshot` does not see, is looked for above `settled`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -95,6 +96,9 @@ impl fmt::Display for Snapshot {
 pub struct Position {
     pub rank: Rank,
     pub snapshot: Snapshot,
+    /// At most `rank`. Of the transactions of one chunk with a rank up to this, all had ended when the snapshot was
+    /// taken: none of them comes late. 0 is always true.
+    pub settled: Rank,
     /// The transaction whose rank it is; unknown before the first.
     pub last_xid: Option<Xid>,
     /// When that transaction was logged, as the master's text of a timestamptz.
@@ -104,7 +108,13 @@ pub struct Position {
 impl Position {
     /// Before everything in the log.
     pub fn start() -> Self {
-        Position { rank: 0, snapshot: Snapshot::empty(), last_xid: None, last_ts: None }
+        Position { rank: 0, snapshot: Snapshot::empty(), settled: 0, last_xid: None, last_ts: None }
+    }
+
+    /// Nothing of one chunk comes late with a rank up to this. What is above our own rank could be drawn again after a
+    /// crash of the master.
+    pub fn settle(&mut self, settled: Rank) {
+        self.settled = self.settled.max(settled.min(self.rank));
     }
 
     pub fn holds(&self, rank: Rank, xid: Xid) -> bool {
@@ -146,7 +156,7 @@ impl From<Position> for Target {
 impl From<Target> for Position {
     fn from(target: Target) -> Self {
         let Target { rank, snapshot, last_xid } = target;
-        Position { rank, snapshot, last_xid, last_ts: None }
+        Position { rank, snapshot, settled: 0, last_xid, last_ts: None }
     }
 }
 

@@ -15,7 +15,7 @@
 //! stop everything. So we read by snapshot. A position (K, S) says: applied are exactly the transactions with a rank
 //! (id of the final chunk) up to K that S sees. Under a new snapshot S' the next batch is
 //!
-//! 1. the *late* ones: rank <= K, seen by S' and not by S, all of them; then
+//! 1. the *late* ones: rank <= K, seen by S' and not by S, all of them (where they are looked for: `settling`); then
 //! 2. *newer* ones: rank > K, seen by S', in rank order, up to the last whole transaction within the limits.
 //!
 //! With K' the rank of the last newer one (K if there is none), the batch makes the position (K', S'): a
@@ -38,6 +38,7 @@ use crate::position::{Position, Rank, Target, Xid};
 use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
 use crate::session::Session;
+use crate::settling::Settling;
 use runs::runs;
 use stream::Parts;
 
@@ -118,6 +119,7 @@ pub struct Reader {
     large: Arc<Log>,
     /// A NOTIFY came since the last read.
     notified: bool,
+    settling: Settling,
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
@@ -166,6 +168,7 @@ impl Reader {
             armed: false,
             large: Arc::new(log),
             notified: false,
+            settling: Settling::default(),
             client,
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
@@ -190,6 +193,8 @@ impl Reader {
         target: Option<&Target>,
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<Found> {
+        // What was settled before the snapshot is taken; a target's may be older than that.
+        let settled = if target.is_some() { position.settled } else { self.settling.rank() };
         // Who was notified finds something, and so has woken: both are said at once with the reading.
         let woken = self.armed && std::mem::take(&mut self.notified);
         let rows = self.query_log(position, target, woken)?;
@@ -211,11 +216,12 @@ impl Reader {
         }
 
         if heads.is_empty() {
+            position.settle(settled);
             return Ok(Found::Nothing);
         }
         let mut parts = Parts::new(hand_on);
         let sequences = std::mem::take(&mut self.sequences.told).into();
-        for (run, end) in runs(heads, position, more, &sequences) {
+        for (run, end) in runs(heads, position, settled, more, &sequences) {
             for head in run {
                 match head.payload {
                     Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
@@ -253,6 +259,7 @@ impl Reader {
             .query_one(&self.arm, &[&slow])
             .map_err(|e| Error::from_pg("could not ask for the state of the log of the master", e))?;
         let probe = Probe::new(row.get(0), slow);
+        self.settling.look(&probe.state)?;
         self.armed = probe.armed;
         Ok(probe)
     }
@@ -260,7 +267,6 @@ impl Reader {
     /// Reads, and confirms behind it.
     fn query_log(&mut self, position: &Position, target: Option<&Target>, woken: bool) -> Result<Vec<Row>> {
         let sequences = self.sequences.wanted.then_some(self.sequences.all);
-        let xips: Vec<String> = position.snapshot.in_progress().iter().map(Xid::to_string).collect();
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
         let (rows, confirmed) = self
@@ -269,8 +275,8 @@ impl Reader {
                 &self.log,
                 &[
                     &position.rank,
-                    &xips,
-                    &position.snapshot.xmax().to_string(),
+                    &position.snapshot.to_string(),
+                    &position.settled,
                     &self.transactions_max,
                     &rows_max,
                     &bytes_max,
@@ -303,6 +309,7 @@ impl Reader {
 
     fn confirmed(&mut self, row: &Row, woken: bool) -> Result<()> {
         self.armed &= !woken;
+        self.settling.look(row.get("state"))?;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
             return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }

@@ -119,6 +119,7 @@ fn position(client: &mut Pipe, agent: &str, slave: &str) -> Result<Position> {
     Ok(Position {
         rank: row.get("rank"),
         snapshot: row.get::<_, &str>("snapshot").parse()?,
+        settled: row.get("settled"),
         last_xid: None,
         last_ts: None,
     })

@@ -28,6 +28,9 @@ const SPILL_SLACK: usize = 256 * 1024;
 /// How much is added between two looks at the size of the buffer.
 const GROWTH: usize = 4096;
 
+/// What is kept for the next transaction: more than most of them need.
+const SPARE_BYTES: usize = 64 * 1024;
+
 /// A chunk to be written to the log.
 pub struct Chunk<'a> {
     pub seq: i64,
@@ -50,11 +53,13 @@ pub struct Buffer {
     levels: Vec<Level>,
     pub totals: Totals,
     last_serial: u64,
-    spare: Vec<u8>,
+    /// The first segment of the transaction before, for its memory.
+    spare: Segment,
     /// Bytes added since `has_grown` last said so.
     grown: usize,
 }
 
+#[derive(Default)]
 struct Segment {
     seq: i64,
     bytes: Vec<u8>,
@@ -72,6 +77,7 @@ struct Level {
     segments: usize,
     bytes: usize,
     chunks: usize,
+    runs: usize,
     relations: u32,
     totals: Totals,
 }
@@ -94,6 +100,11 @@ pub struct Open<'a> {
 impl Buffer {
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    #[cfg(test)]
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Bytes in memory.
@@ -120,6 +131,7 @@ impl Buffer {
             segments: self.segments.len(),
             bytes: last.bytes.len(),
             chunks: last.chunks.len(),
+            runs: last.runs.len(),
             relations: last.relations,
             totals: self.totals,
         });
@@ -143,6 +155,7 @@ impl Buffer {
             if let Some(last) = self.segments.last_mut() {
                 last.bytes.truncate(level.bytes);
                 last.chunks.truncate(level.chunks);
+                last.runs.truncate(level.runs);
                 last.runs.retain(|r| r.spilled || r.start < level.bytes);
                 last.relations = level.relations;
                 last.serial = serial;
@@ -159,9 +172,9 @@ impl Buffer {
     fn insert_segment(&mut self, index: usize) {
         let serial = self.next_serial();
         let seq = self.seq_for(index);
-        let bytes = std::mem::take(&mut self.spare);
-        let segment = Segment { seq, bytes, chunks: vec![0], runs: Vec::new(), relations: 0, serial };
-        self.segments.insert(index, segment);
+        let Segment { bytes, mut chunks, runs, .. } = std::mem::take(&mut self.spare);
+        chunks.push(0);
+        self.segments.insert(index, Segment { seq, bytes, chunks, runs, relations: 0, serial });
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -247,16 +260,24 @@ impl Buffer {
         self.levels.last().map_or_else(|| self.bytes(), own)
     }
 
+    /// About how many chunks a spill would write.
+    pub fn chunks_to_spill(&self) -> u64 {
+        (self.own_bytes() / CHUNK_BYTES) as u64
+    }
+
     /// Hands all of the innermost level to `write`, in order. `depth` is the nesting of triggers: statements
     /// outside may yet add late changes before what is nested in them.
     pub fn spill<E>(&mut self, depth: i32, mut write: impl FnMut(Chunk) -> Result<(), E>) -> Result<(), E> {
+        let mut first = self.first_of_level();
         if let Some((segment, bytes)) = self.levels.last().map(|l| (l.segments - 1, l.bytes)) {
             let runs = &self.segments[segment].runs;
-            if let Some(run) = runs.iter().position(|r| !r.spilled && r.start >= bytes) {
+            if bytes == 0 {
+                // All that it holds is the level's own: else each savepoint that spills would leave a segment.
+                first = segment;
+            } else if let Some(run) = runs.iter().position(|r| !r.spilled && r.start >= bytes) {
                 self.split(segment, run);
             }
         }
-        let first = self.first_of_level();
         for outer in 1..depth {
             let deeper =
                 self.runs_back().take_while(|&at| at.0 >= first && self.run(at).depth > outer).last();
@@ -313,9 +334,12 @@ impl Buffer {
     pub fn clear(&mut self) {
         self.levels.clear();
         self.totals = Totals::default();
-        let first = self.segments.drain(..).next();
-        self.spare = first.map(|s| s.bytes).filter(|b| b.capacity() <= 64 * 1024).unwrap_or_default();
-        self.spare.clear();
+        if let Some(first) = self.segments.drain(..).next().filter(|s| s.bytes.capacity() <= SPARE_BYTES) {
+            self.spare = first;
+            self.spare.bytes.clear();
+            self.spare.chunks.clear();
+            self.spare.runs.clear();
+        }
     }
 }
 

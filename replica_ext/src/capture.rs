@@ -40,6 +40,8 @@ struct Capture {
     /// The relation of the last change: nearly always that of the next one.
     last: Option<(Oid, Rc<Captured>)>,
     log: Option<LogTables>,
+    /// The role that logged last, and its name.
+    role: Option<(Oid, Option<Rc<[u8]>>)>,
     /// The chunk table that writers used when this session last looked, and when that was.
     current: Option<(usize, i64)>,
     /// The chunk table that this transaction writes to, once it has.
@@ -158,12 +160,9 @@ impl Capture {
                 old.find_key();
                 key_changed = description.key.iter().any(|k| self.changed.contains(k));
                 whole = key_changed || description.whole_rows;
-                if whole {
-                    new.find_all();
-                }
             }
             (Some(old), None) => old.find_key(),
-            (None, Some(new)) => new.find_all(),
+            (None, Some(_)) => {}
             (None, None) => unreachable!("a row trigger has a row"),
         }
 
@@ -324,6 +323,7 @@ impl Capture {
             self.relations.clear();
             self.log = None;
             self.current = None;
+            self.role = None;
         } else {
             for oid in &stale {
                 self.relations.remove(oid);
@@ -340,8 +340,9 @@ impl Capture {
         }
     }
 
+    /// Writes what there is as chunks that are not the transaction's last.
     fn spill(&mut self) {
-        let mut log = self.open_log();
+        let mut log = self.open_log(true, self.buffer.chunks_to_spill());
         self.truncate = None;
         let written = self.buffer.spill(session::trigger_depth(), |chunk| {
             log.write(chunk, None);
@@ -355,12 +356,18 @@ impl Capture {
             return;
         }
         self.truncate = None;
+        // A transaction of one chunk is looked for by its rank, for as long as a commit takes; a prepared one takes
+        // longer, so it has several and is found by its xid.
+        let prepares = !notify;
+        if prepares {
+            self.spill();
+        }
         let totals = self.buffer.totals_at_end();
         if totals.rows == 0 {
             self.buffer.clear();
             return;
         }
-        let mut log = self.open_log();
+        let mut log = self.open_log(totals.rows > 1, totals.rows - self.buffer.totals.rows);
         let written = self.buffer.finish(|chunk, last| {
             log.write(chunk, last.then_some((totals.changes, totals.rows)));
             Ok::<_, std::convert::Infallible>(())
@@ -375,7 +382,17 @@ impl Capture {
         }
     }
 
-    fn open_log(&mut self) -> OpenLog {
+    /// Name of the current role; None when it was dropped in this transaction.
+    fn role_name(&mut self) -> Option<Rc<[u8]>> {
+        let current = session::role();
+        match &self.role {
+            Some((role, name)) if *role == current => name.clone(),
+            _ => self.role.insert((current, session::role_name(current).map(Rc::from))).1.clone(),
+        }
+    }
+
+    /// To write about so many chunks; `several`: the transaction has more than one.
+    fn open_log(&mut self, several: bool, chunks: u64) -> OpenLog {
         if xact::any_stale() {
             self.drop_stale();
         }
@@ -389,24 +406,31 @@ impl Capture {
             _ => self.current.insert((log.current(), ts)).0,
         });
         OpenLog {
-            writer: Writer::open(log.tables[table], log.ids),
+            ids: log.ids,
+            writer: Writer::open(
+                log.tables[table],
+                log.ids,
+                several,
+                u32::try_from(chunks).unwrap_or(u32::MAX),
+            ),
             xid: heap::transaction_id(),
             ts,
             asynchronous: session::commits_asynchronously(),
             origin: origin::of_session(),
-            username: session::role_name(),
+            username: self.role_name(),
         }
     }
 }
 
 /// The log, open for writing chunks of the current transaction.
 struct OpenLog {
+    ids: Oid,
     writer: Writer,
     xid: u64,
     ts: i64,
     asynchronous: bool,
     origin: Option<Vec<u8>>,
-    username: Option<Vec<u8>>,
+    username: Option<Rc<[u8]>>,
 }
 
 impl OpenLog {
@@ -418,7 +442,11 @@ impl OpenLog {
             let (payload, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
             rest = after;
             let last = no + 1 == count;
-            let (changes, chunks) = totals.filter(|_| last).unwrap_or_default();
+            let totals = totals.filter(|_| last);
+            if totals.is_none() {
+                lock::has_chunks(self.ids);
+            }
+            let (changes, chunks) = totals.unwrap_or_default();
             self.writer.write(&ChunkRow {
                 xid: self.xid,
                 ts: self.ts,
@@ -431,7 +459,7 @@ impl OpenLog {
                     (_, false) => 2,
                     (_, true) => 3,
                 },
-                last: totals.is_some() && last,
+                last: totals.is_some(),
                 asynchronous: self.asynchronous,
                 origin: self.origin.as_deref(),
                 username: self.username.as_deref(),

@@ -11,6 +11,10 @@ use crate::pg::relation::{Description, Values};
 pub struct Captured {
     pub description: Description,
     pub pinned: bool,
+    /// The relation message, and of each column message what follows the relation's number: a small transaction
+    /// consists of little else.
+    relation: Vec<u8>,
+    columns: Vec<Vec<u8>>,
     introduced: RefCell<Introduced>,
 }
 
@@ -25,35 +29,36 @@ struct Introduced {
 impl Captured {
     pub fn new(description: Description) -> Rc<Captured> {
         let pinned = description.needs_pinned_settings();
-        Rc::new(Captured { description, pinned, introduced: RefCell::default() })
+        let mut relation = Vec::new();
+        let Description { oid, schema, name, columns, key, .. } = &description;
+        encode::relation(&mut relation, *oid, schema, name, columns.len(), key);
+        let columns = columns.iter().enumerate().map(|(i, column)| {
+            let mut written = Vec::new();
+            encode::column(&mut written, i, &column.name, column.type_oid, column.binary);
+            written
+        });
+        let columns = columns.collect();
+        Rc::new(Captured { description, pinned, relation, columns, introduced: RefCell::default() })
     }
 
     /// Introduces the relation and the columns in the chunk, unless it knows them; returns its number there.
     pub fn introduce(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
-        let description = &self.description;
         let mut known = self.introduced.borrow_mut();
         if known.serial != open.serial {
             known.serial = open.serial;
             known.index = *open.relations;
             known.count = 0;
             known.columns.clear();
-            known.columns.resize(description.columns.len(), false);
+            known.columns.resize(self.columns.len(), false);
             *open.relations += 1;
-            encode::relation(
-                open.bytes,
-                description.oid,
-                &description.schema,
-                &description.name,
-                description.columns.len(),
-                &description.key,
-            );
+            open.bytes.extend_from_slice(&self.relation);
         }
-        if known.count < description.columns.len() {
+        if known.count < self.columns.len() {
             for c in columns {
                 if !std::mem::replace(&mut known.columns[c], true) {
                     known.count += 1;
-                    let column = &description.columns[c];
-                    encode::column(open.bytes, known.index, c, &column.name, column.type_oid, column.binary);
+                    encode::begin(open.bytes, tag::COLUMN, known.index);
+                    open.bytes.extend_from_slice(&self.columns[c]);
                 }
             }
         }
@@ -62,8 +67,7 @@ impl Captured {
 
     fn begin(&self, open: &mut Open, kind: u8, columns: impl IntoIterator<Item = usize>) {
         let relation = self.introduce(open, columns);
-        open.bytes.push(kind);
-        encode::varint(open.bytes, relation.into());
+        encode::begin(open.bytes, kind, relation);
     }
 
     pub fn write_insert(&self, open: &mut Open, new: &Values) {

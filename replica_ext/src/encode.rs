@@ -73,10 +73,21 @@ pub fn relation(out: &mut Vec<u8>, oid: u32, schema: &[u8], name: &[u8], columns
     }
 }
 
-/// `type_oid` is 0 when the type has no oid that every server knows.
-pub fn column(out: &mut Vec<u8>, relation: u32, column: usize, name: &[u8], type_oid: u32, binary: bool) {
-    out.push(tag::COLUMN);
-    varint(out, relation.into());
+/// The beginning of a message about one relation.
+#[inline]
+pub fn begin(out: &mut Vec<u8>, kind: u8, relation: u32) {
+    match u8::try_from(relation) {
+        // Both at once: the place left is looked at once.
+        Ok(number @ 0..0x80) => out.extend_from_slice(&[kind, number]),
+        _ => {
+            out.push(kind);
+            varint(out, relation.into());
+        }
+    }
+}
+
+/// What follows the relation in a column message; `type_oid` is 0 when the type has no oid that every server knows.
+pub fn column(out: &mut Vec<u8>, column: usize, name: &[u8], type_oid: u32, binary: bool) {
     varint(out, column as u64);
     string(out, name);
     varint(out, u64::from(type_oid) * 2 + u64::from(binary));

@@ -41,7 +41,7 @@ fn replicate(statement: &Statement) {
         );
     }
     // Of before: it may change either.
-    let (search_path, role) = (session::search_path(), session::role_name());
+    let (search_path, role) = (session::search_path(), session::role_name(session::role()));
     let before = capture::changes();
     if !statements::run(&statement.sql) {
         refuse(

@@ -11,7 +11,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use crate::add_table::{as_extension_owner, owned_by_caller};
-use crate::pg::{heap, session, xact};
+use crate::pg::{sequence, session, xact};
 
 thread_local! {
     static READER: RefCell<Reader> = RefCell::default();
@@ -42,7 +42,7 @@ fn remove_sequence(sequence: Oid) {
 /// Last value and whether it was used, as `(value, 0 or 1)`; NULL when the sequence is gone.
 #[pg_extern(sql = false)]
 fn sequence_state(sequence: Oid) -> Option<Vec<i64>> {
-    heap::sequence_states(&[sequence])[0].map(|(value, called)| vec![value, called.into()])
+    sequence::states(&[sequence])[0].map(|(value, called)| vec![value, called.into()])
 }
 
 /// The replicated sequences that have moved since this session last asked, or all of them, as oid, last value, 0 or 1.
@@ -58,7 +58,7 @@ fn moved_sequences(all: bool) -> Vec<i64> {
         }
         let sequences = reader.sequences.get_or_insert_with(list);
         let mut moved = Vec::new();
-        for (&sequence, state) in sequences.iter().zip(heap::sequence_states(sequences)) {
+        for (&sequence, state) in sequences.iter().zip(sequence::states(sequences)) {
             let Some((value, called)) = state else { continue };
             if reader.told.insert(sequence, (value, called)) != Some((value, called)) {
                 moved.extend([i64::from(sequence.to_u32()), value, called.into()]);

@@ -10,6 +10,7 @@ mod identifiers; // names, numbers of columns and sizes of rows that are odd but
 mod distance;
 mod encoding; // a master that is not UTF-8
 mod ordering; // concurrent commits, triggers, foreign keys, rules: the slave ends equal
+mod late; // transactions that draw their rank early and commit late
 mod savepoints; // what is rolled back never arrives
 mod prepared; // two-phase transactions of users on the master
 mod waking; // writers notify while somebody sleeps, and only then
@@ -21,6 +22,7 @@ mod statements; // replicate_ddl, INSERT INTO replica_log (sql)
 mod skip; // what a slave cannot apply is set aside
 mod sequences; // they follow the master's
 mod log_view; // replica_log for people
+mod log_tables; // what PostgreSQL, and those who look after it, do with the chunk tables
 mod rotation; // the chunk tables are emptied, and nothing is left behind
 mod async_commit; // synchronous_commit = off on the master
 mod copy; // the initial copy

@@ -27,6 +27,30 @@ fn what_a_crash_of_a_slave_undoes_is_applied_again() {
     trio.catch_up_and_compare();
 }
 
+/// PostgreSQL writes a record in the WAL for one id in 33 only.
+#[test]
+fn a_crash_of_the_master_draws_no_id_again() {
+    let trio = Setup::new("create table t (id serial primary key)").slaves(1).own_servers().build();
+    let master = &trio.master;
+    let last = "select max(id) from pyreplica.log";
+    for (before, after_checkpoint) in [(1, 0), (33, 0), (5, 1), (40, 31), (3, 33)] {
+        let mut session = master.session();
+        (0..before).for_each(|_| session.run("insert into t values (default)"));
+        session.run("checkpoint");
+        (0..after_checkpoint).for_each(|_| session.run("insert into t values (default)"));
+        drop(session);
+        let drawn: u64 = master.value(last).parse().expect("an id");
+        master.server.crash();
+        master.server.boot();
+        master.run("insert into t values (default)");
+        assert!(master.value(last).parse::<u64>().expect("an id") > drawn);
+        assert_eq!(
+            master.value("select count(*) from pyreplica.log"),
+            master.value("select count(distinct id) from pyreplica.log")
+        );
+    }
+}
+
 #[test]
 fn the_agent_stops_on_sigterm_and_goes_on_later() {
     let mut trio = Trio::start(TABLE);

@@ -3,14 +3,13 @@
 //! Of slaves that are in step one reads, and sleeps, for all.
 //! The agents' safety timer is an hour here: what arrives was not found by it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
-
 use postgres::fallible_iterator::FallibleIterator;
 use pyreplica_tests::cluster::send_signal;
 use pyreplica_tests::db::{Db, Session};
 use pyreplica_tests::trio::Setup;
 use pyreplica_tests::wait::wait_for;
+
+use crate::late::StoppedWriter;
 
 const TABLE: &str = "create table t (id int primary key, v text)";
 
@@ -189,32 +188,7 @@ fn a_writer_that_did_not_see_the_sleepers_is_found_when_it_commits() {
         trio.agent.stop();
         let master = trio.master.clone();
         wait_for_sleepers(&master, 0);
-        let configure = |sql: &str, shown: &str| {
-            master.run(sql);
-            master.run("select pg_reload_conf()");
-            let in_force = || (master.value("show synchronous_standby_names") == shown).then_some(());
-            wait_for("the setting", in_force);
-        };
-        configure("alter system set synchronous_standby_names = 'nobody'", "nobody");
-        let mut writer = master.session();
-        let pid = writer.rows("select pg_backend_pid()").remove(0);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let writing = std::thread::spawn(move || {
-            // The checkpointer puts the setting in force: the first commits may not wait yet.
-            for id in 0.. {
-                writer.run(&format!("insert into t values ({id})"));
-                if stopped.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-        });
-        let waits = format!("select wait_event from pg_stat_activity where pid = {pid}");
-        wait_for("a commit that waits", || (master.value(&waits) == "SyncRep").then_some(()));
-        stop.store(true, Ordering::Relaxed);
-        let pid = pid.parse().expect("a pid");
-        send_signal(pid, "STOP");
-        configure("alter system reset synchronous_standby_names", "");
+        let writer = StoppedWriter::inserts(&master, "t");
         let before = master.value(LAST);
         // WHEN the agent goes to sleep meanwhile
         trio.agent.start();
@@ -225,8 +199,7 @@ fn a_writer_that_did_not_see_the_sleepers_is_found_when_it_commits() {
         wait_for_sleepers(&master, 1);
         // and the writer's when it ends, although it does not notify
         let mut listener = Listener::new(&master);
-        send_signal(pid, "CONT");
-        writing.join().expect("the writer");
+        writer.goes_on();
         assert_ne!(master.value(LAST), before);
         trio.catch_up_and_compare();
         assert_eq!(listener.count(), 0);

@@ -42,17 +42,8 @@ pub struct Cluster {
 impl Cluster {
     /// A new running server. `settings` are configuration parameters besides the usual ones.
     pub fn start(name: &str, settings: &[(&str, &str)]) -> Arc<Self> {
-        let dir = keeper::subdir(name);
-        let cluster = Self {
-            name: name.to_owned(),
-            port: free_port(),
-            settings: settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            server: Mutex::new(None),
-            dir,
-        };
-        if let Some(user) = run_as() {
-            run(Command::new("chown").arg(user).arg(&cluster.dir));
-        }
+        let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let cluster = Self::new(name, settings);
         run(cluster.command("initdb").arg("-D").arg(cluster.data()).args([
             "--no-sync",
             "-U",
@@ -65,6 +56,33 @@ impl Cluster {
         ]));
         cluster.boot();
         Arc::new(cluster)
+    }
+
+    /// A hot standby of a running server, which streams its WAL; with the same settings.
+    pub fn standby(&self) -> Arc<Self> {
+        let standby = Self::new(&format!("{}-standby", self.name), self.settings.clone());
+        let primary = format!("host={} port={} user=postgres", self.dir.display(), self.port);
+        let mut backup = standby.command("pg_basebackup");
+        run(backup
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-d", &primary, "-D"])
+            .arg(standby.data()));
+        standby.boot();
+        Arc::new(standby)
+    }
+
+    /// A place for a server.
+    fn new(name: &str, settings: Vec<(String, String)>) -> Self {
+        let cluster = Self {
+            name: name.to_owned(),
+            port: free_port(),
+            settings,
+            server: Mutex::new(None),
+            dir: keeper::subdir(name),
+        };
+        if let Some(user) = run_as() {
+            run(Command::new("chown").arg(user).arg(&cluster.dir));
+        }
+        cluster
     }
 
     /// Stops in order (fast mode), as `pg_ctl stop` does.

@@ -6,7 +6,7 @@ use super::*;
 use crate::position::{Rank, Snapshot, Target, Xid};
 
 fn position(rank: Rank, snapshot: &str) -> Position {
-    Position { rank, snapshot: snapshot.parse().unwrap(), last_xid: None, last_ts: None }
+    Position { rank, snapshot: snapshot.parse().unwrap(), settled: 0, last_xid: None, last_ts: None }
 }
 
 fn kept(from: &Position, end: &Position, bytes: usize) -> Kept {

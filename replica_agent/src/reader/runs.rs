@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{End, Head};
-use crate::position::{Position, Xid};
+use crate::position::{Position, Rank, Xid};
 use crate::sequences::Moved;
 
 /// Transactions of one origin after the other, and where each run ends. `position` has the new snapshot and the old rank:
@@ -11,6 +11,7 @@ use crate::sequences::Moved;
 pub(super) fn runs(
     heads: Vec<Head>,
     position: &Position,
+    settled: Rank,
     more: bool,
     sequences: &Arc<[Moved]>,
 ) -> Vec<(Vec<Head>, End)> {
@@ -39,6 +40,10 @@ pub(super) fn runs(
         }
         position.snapshot = whole.without(late.get(done..).unwrap_or_default());
         let is_last = heads.peek().is_none();
+        if is_last {
+            // Before, what is late and of a later run is still to come.
+            position.settle(settled);
+        }
         let end = End {
             position: position.clone(),
             more: more || !is_last,
@@ -60,21 +65,22 @@ mod tests {
     #[test]
     fn a_run_is_of_one_origin() {
         let position =
-            Position { rank: 10, snapshot: "20:25:21".parse().unwrap(), last_xid: Some(9), last_ts: None };
+            Position { rank: 10, snapshot: "20:25:21".parse().unwrap(), settled: 6, ..Position::start() };
         let heads = [(7, 17, None), (8, 15, Some("a")), (9, 22, None), (11, 23, None), (12, 24, Some("a"))];
         let heads = heads.map(|(rank, xid, origin)| head(rank, xid, 1, origin)).into_iter().collect();
-        let shown: Vec<String> = runs(heads, &position, false, &Arc::from([]))
+        let shown: Vec<String> = runs(heads, &position, 11, false, &Arc::from([]))
             .iter()
             .map(|(run, End { position, more, whole, .. })| {
-                format!("{} to {} {} {more} {whole}", run.len(), position.rank, position.snapshot)
+                let Position { rank, snapshot, settled, .. } = position;
+                format!("{} to {rank} {snapshot} {settled} {more} {whole}", run.len())
             })
             .collect();
-        // The late ones that are left are in progress; 23 and 24 have a rank of their own.
+        // The late ones that are left are in progress, and above what is settled; 23 and 24 have a rank of their own.
         let expected = [
-            "1 to 10 15:25:15,21,22 true false",
-            "1 to 10 20:25:21,22 true false",
-            "2 to 11 20:25:21 true false",
-            "1 to 12 20:25:21 false true",
+            "1 to 10 15:25:15,21,22 6 true false",
+            "1 to 10 20:25:21,22 6 true false",
+            "2 to 11 20:25:21 6 true false",
+            "1 to 12 20:25:21 11 false true",
         ];
         assert_eq!(shown, expected);
     }

@@ -1,29 +1,37 @@
--- The next transactions after the position (rank $1, snapshot with xips $2 and xmax $3), as one statement: all of
+-- The next transactions after the position (rank $1, snapshot $2, settled $3), as one statement: all of
 -- it is read under the one snapshot that the first row names.
 --   $4, $5, $6   limits: transactions, changes, bytes; the first transaction beyond them still comes
 --   $7, $8       rank and snapshot to stop at, or NULL
--- The late ones are found by xid. "is not false" and "+ 0" keep the planner from walking all ranks up to $1 instead.
+-- Snapshots are parsed once, in a sub-select.
 select null::bigint as rank, coalesce($8::text, pg_current_snapshot()::text) as snapshot, null::text as xid,
        null::text as ts, null::int as changes, null::int as chunks, null::boolean as async,
        null::text as origin, null::text as username, null::bytea as payload
 union all
--- Late: in progress when the position was taken. Of these only those that have ended since are looked up.
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
-       case when chunks = 1 then payload end
+-- Late, of one chunk: what the snapshot does not see above the rank up to which all of them had ended.
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username, payload
   from pyreplica.log
- where final is not false
+ where final and chunks = 1
+   and id > $3::bigint and id <= $1::bigint
+   and $8::text is distinct from $2::text
+   and not pg_visible_in_snapshot(xid, (select $2::text::pg_snapshot))
+   and ($8::text is null or pg_visible_in_snapshot(xid, (select $8::text::pg_snapshot)))
+union all
+-- Late, of several chunks, which are found by xid: in progress when the position was taken. Of these only those that
+-- have ended since are looked up. "is not false" and "+ 0" keep the planner from walking all ranks up to $1 instead.
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username, null
+  from pyreplica.log
+ where final is not false and chunks <> 1
    and id + 0 <= $1::bigint
-   and xid = any(array(select x from unnest($2::text[]::xid8[]) x
+   and xid = any(array(select x from pg_snapshot_xip($2::text::pg_snapshot) x
                         where pg_visible_in_snapshot(x, coalesce($8::text::pg_snapshot, pg_current_snapshot()))))
 union all
--- Late: began after the position was taken, yet drew its rank before the position's.
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
-       case when chunks = 1 then payload end
+-- Likewise: began after the position was taken, yet drew its rank before the position's.
+select id, null, xid::text, ts::text, changes, chunks, async, origin, username, null
   from pyreplica.log
- where final is not false
+ where final is not false and chunks <> 1
    and id + 0 <= $1::bigint
-   and xid >= $3::text::xid8
-   and ($8::text is null or pg_visible_in_snapshot(xid, $8::text::pg_snapshot))
+   and xid >= pg_snapshot_xmax((select $2::text::pg_snapshot))
+   and ($8::text is null or pg_visible_in_snapshot(xid, (select $8::text::pg_snapshot)))
 union all
 select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
        case when chunks = 1 then payload end
@@ -33,7 +41,7 @@ select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
                  where final
                    and id > $1::bigint
                    and id <= coalesce($7::bigint, 9223372036854775807)
-                   and ($8::text is null or pg_visible_in_snapshot(xid, $8::text::pg_snapshot))) l
+                   and ($8::text is null or pg_visible_in_snapshot(xid, (select $8::text::pg_snapshot)))) l
         window w as (order by id rows unbounded preceding)
          order by id
          limit $4::bigint) l

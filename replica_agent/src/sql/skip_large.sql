@@ -2,10 +2,10 @@
 with last as (
     select id
       from pyreplica.log
-     where xid = $1::text::xid8 and seq = $2::bigint and id > $3::bigint and piece = 3
+     where chunks <> 1 and xid = $1::text::xid8 and seq = $2::bigint and id > $3::bigint and piece = 3
      order by id
      limit 1)
 select last.id,
        (select count(*) from pyreplica.log l
-         where l.xid = $1::text::xid8 and l.seq = $2::bigint and l.id > $3::bigint and l.id <= last.id)
+         where l.chunks <> 1 and l.xid = $1::text::xid8 and l.seq = $2::bigint and l.id > $3::bigint and l.id <= last.id)
   from last

@@ -9,6 +9,7 @@ create table if not exists pyreplica_agent.position (
     timeline          int         not null, -- of the master
     rank              bigint      not null, -- applied are the transactions with a rank up to this ...
     snapshot          pg_snapshot not null, -- ... that this snapshot sees
+    settled           bigint      not null, -- of one chunk: up to this rank none comes that it does not see
     last_xid          xid8,                 -- the transaction whose rank it is, to recognise the master again
     last_ts           timestamptz,          -- time of the last transaction applied, by the master's clock
     batch             bigint      not null, -- number of the last batch, part of the GID

@@ -1,12 +1,13 @@
-//! Writes chunk rows and their index entries without SPI, and reads sequences without a call.
+//! Writes chunk rows and their index entries without SPI.
 //!
 //! This is what makes capture work for writers without any right on the log: the executor, which checks
 //! privileges, is not involved.
 
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::IntoDatum;
+use pgrx::PgList;
 
-use super::undeclared;
+use super::raw::{self, guarded};
+use super::{room, sequence};
 
 /// Columns of a chunk table (sql/20_log.sql).
 const CHUNK_COLUMNS: usize = 12;
@@ -74,101 +75,100 @@ impl LogTables {
 
     /// The id drawn last; 0 when there is none.
     pub fn last_id(&self) -> i64 {
-        let ids = read_sequence(self.ids);
+        let ids = sequence::read(self.ids);
         ids.last_value - i64::from(!ids.is_called)
     }
 
     /// Number of the last sleep that has begun, or is about to.
     pub fn last_sleep(&self) -> i64 {
-        read_sequence(self.sleeps).last_value
+        sequence::read(self.sleeps).last_value
     }
 
     /// Another sleep is about to begin.
     pub fn begin_sleep(&self) {
-        undeclared::next_value(self.sleeps);
+        sequence::draw(self.sleeps);
     }
 
     /// The table that writers use now.
     pub fn current(&self) -> usize {
-        read_sequence(self.current).last_value.clamp(0, 2) as usize
+        sequence::read(self.current).last_value.clamp(0, 2) as usize
     }
 }
 
 /// A chunk table open for writing. The lock stays to the end of the transaction: it holds rotation off.
 pub struct Writer {
     heap: pg_sys::Relation,
-    rank_index: Index,
-    xid_index: Index,
+    rank_index: pg_sys::Relation,
+    /// Null where the transaction has one chunk: that is not in this index.
+    xid_index: pg_sys::Relation,
+    /// What REINDEX CONCURRENTLY is about to put in their place, or has not yet removed; true for one of ranks.
+    rebuilt: Vec<(pg_sys::Relation, bool)>,
     ids: Oid,
+    /// Pages to be added for what is going to be written.
+    pages: u32,
 }
 
-/// An open index, and what PostgreSQL wants to know of it for each entry.
-struct Index {
-    relation: pg_sys::Relation,
-    info: *mut pg_sys::IndexInfo,
-}
-
-impl Index {
-    /// Of a table that is locked: whoever drops or rebuilds an index waits for those who have locked its table.
-    fn open(oid: Oid) -> Index {
-        // SAFETY: as for the table, whose lock protects the index too. `info` is in the context of the transaction or of the statement, which lasts
-        // longer than the Writer.
-        unsafe {
-            let relation = pg_sys::index_open(oid, pg_sys::NoLock as i32);
-            Index { relation, info: pg_sys::BuildIndexInfo(relation) }
-        }
-    }
-
-    /// # Safety
-    /// `tuple` was just inserted into `heap`, of which this is an index with the columns in `key`.
-    unsafe fn insert(&self, heap: pg_sys::Relation, key: &mut [Datum], tuple: pg_sys::HeapTuple) {
-        let mut nulls = [false; 3];
-        // SAFETY: the caller vouches for heap and tuple; the index is not unique, so nothing is checked.
-        unsafe {
-            pg_sys::index_insert(
-                self.relation,
-                key.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &mut (*tuple).t_self,
-                heap,
-                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
-                false,
-                self.info,
-            );
-        }
-    }
-
-    /// Keeps the lock to the end of the transaction.
-    fn close(&self) {
-        // SAFETY: opened by `open`, and closed once, when the Writer is dropped.
-        unsafe {
-            pg_sys::pfree(self.info.cast());
-            pg_sys::index_close(self.relation, pg_sys::NoLock as i32);
-        }
-    }
-}
+/// So many chunks are worth adding pages together.
+const BULK: u32 = 8;
 
 impl Writer {
-    pub fn open(table: LogTable, ids: Oid) -> Writer {
+    /// For about so many chunks now; `several`: the transaction has more than one.
+    pub fn open(table: LogTable, ids: Oid, several: bool, chunks: u32) -> Writer {
         // SAFETY: a relation that no longer exists is an ERROR. After an ERROR the resource owner closes them.
-        let heap = unsafe { pg_sys::table_open(table.heap, pg_sys::RowExclusiveLock as i32) };
-        Writer {
-            heap,
-            rank_index: Index::open(table.rank_index),
-            xid_index: Index::open(table.xid_index),
-            ids,
+        // The indexes need no lock: whoever drops or rebuilds one waits for those who have locked its table.
+        let (heap, indexes, rank_index, xid_index) = unsafe {
+            guarded(|| {
+                let heap = raw::table_open(table.heap, pg_sys::RowExclusiveLock as i32);
+                let list = raw::RelationGetIndexList(heap);
+                let indexes = (*list).length;
+                raw::list_free(list);
+                (
+                    heap,
+                    indexes,
+                    raw::index_open(table.rank_index, pg_sys::NoLock as i32),
+                    match several {
+                        true => raw::index_open(table.xid_index, pg_sys::NoLock as i32),
+                        false => std::ptr::null_mut(),
+                    },
+                )
+            })
+        };
+        let pages = if chunks < BULK { 0 } else { chunks };
+        let mut writer = Writer { heap, rank_index, xid_index, rebuilt: Vec::new(), ids, pages };
+        if indexes > 2 {
+            writer.open_rebuilt(&table);
+        }
+        writer
+    }
+
+    #[cold]
+    fn open_rebuilt(&mut self, table: &LogTable) {
+        // SAFETY: a list of the oids of indexes, which exist as long as their table is locked.
+        unsafe {
+            for oid in PgList::<Oid>::from_pg(pg_sys::RelationGetIndexList(self.heap)).iter_oid() {
+                if oid == table.rank_index || oid == table.xid_index {
+                    continue;
+                }
+                let index = pg_sys::index_open(oid, pg_sys::NoLock as i32);
+                // It has the name of the other and something behind it.
+                let name = pgrx::name_data_to_str(&(*(*index).rd_rel).relname);
+                let ranks = name.contains("_rank");
+                if (*(*index).rd_index).indisready && (ranks || name.contains("_xid")) {
+                    self.rebuilt.push((index, ranks));
+                } else {
+                    pg_sys::index_close(index, pg_sys::NoLock as i32);
+                }
+            }
         }
     }
 
     /// Draws an id and writes the row.
     pub fn write(&mut self, row: &ChunkRow) {
-        let id = undeclared::next_value(self.ids);
-        let mut nulls = [false; CHUNK_COLUMNS];
-        nulls[9] = row.origin.is_none();
-        nulls[10] = row.username.is_none();
-        let null = Datum::null();
+        let payload = varlena(row.payload);
+        let texts = [row.origin, row.username].map(|text| text.map(varlena));
+        let text = |no: usize| texts[no].as_ref().map_or(Datum::null(), |text| Datum::from(text.as_ptr()));
         let mut values: [Datum; CHUNK_COLUMNS] = [
-            Datum::from(id),
+            Datum::null(), // the id
             Datum::from(row.xid),
             Datum::from(row.ts),
             Datum::from(row.seq),
@@ -177,23 +177,65 @@ impl Writer {
             Datum::from(row.piece),
             Datum::from(row.last),
             Datum::from(row.asynchronous),
-            row.origin.and_then(IntoDatum::into_datum).unwrap_or(null),
-            row.username.and_then(IntoDatum::into_datum).unwrap_or(null),
-            row.payload.into_datum().unwrap_or(null),
+            text(0),
+            text(1),
+            Datum::from(payload.as_ptr()),
         ];
-        // SAFETY: values match the table's columns, which the extension's script made; the tuple is freed after
-        // its last use. heap_insert needs no snapshot, and index_insert no executor.
+        let mut nulls = [false; CHUNK_COLUMNS];
+        (nulls[9], nulls[10]) = (row.origin.is_none(), row.username.is_none());
+        // SAFETY: the values are of the table's columns, which the extension's script made; the tuple is freed after
+        // its last use. heap_insert needs no snapshot, and index_insert no executor; the indexes are not unique, so
+        // nothing is checked.
         unsafe {
-            let tuple = pg_sys::heap_form_tuple((*self.heap).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            let command = pg_sys::GetCurrentCommandId(true);
-            pg_sys::heap_insert(self.heap, tuple, command, 0, std::ptr::null_mut());
-            let mut key = [values[1], values[3], values[0]];
-            self.xid_index.insert(self.heap, &mut key, tuple);
-            if row.last {
-                self.rank_index.insert(self.heap, &mut values[..1], tuple);
-            }
-            pg_sys::heap_freetuple(tuple);
-            pg_sys::pfree(values[11].cast_mut_ptr());
+            guarded(|| {
+                if self.pages > 0 && room::add_pages(self.heap, self.pages) {
+                    self.pages = 0;
+                }
+                let id = sequence::draw_in_guard(self.ids);
+                values[0] = Datum::from(id);
+                let descriptor = (*self.heap).rd_att;
+                let tuple = raw::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+                let command = raw::GetCurrentCommandId(true);
+                raw::heap_insert(self.heap, tuple, command, 0, std::ptr::null_mut());
+                let key = [values[1], values[3], values[0]];
+                if !self.xid_index.is_null() {
+                    self.index(self.xid_index, key, tuple);
+                }
+                if row.last {
+                    self.index(self.rank_index, [values[0]], tuple);
+                }
+                for &(index, ranks) in &self.rebuilt {
+                    match ranks {
+                        true if row.last => self.index(index, [values[0]], tuple),
+                        false if !self.xid_index.is_null() => self.index(index, key, tuple),
+                        _ => {}
+                    }
+                }
+                raw::heap_freetuple(tuple);
+            });
+        }
+    }
+
+    /// # Safety
+    /// Inside a guard; `tuple` was just inserted, and `key` is of this index of the table.
+    unsafe fn index<const N: usize>(
+        &self,
+        index: pg_sys::Relation,
+        mut key: [Datum; N],
+        tuple: pg_sys::HeapTuple,
+    ) {
+        // SAFETY: the caller vouches for the index. It is a btree, which does not look at the IndexInfo.
+        unsafe {
+            raw::index_insert(
+                index,
+                key.as_mut_ptr(),
+                [false; N].as_mut_ptr(),
+                &mut (*tuple).t_self,
+                self.heap,
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                false,
+                std::ptr::null_mut(),
+            );
         }
     }
 }
@@ -203,98 +245,26 @@ impl Drop for Writer {
         if std::thread::panicking() {
             return;
         }
-        self.rank_index.close();
-        self.xid_index.close();
-        // SAFETY: opened by `open`; NoLock keeps the lock to the end of the transaction.
-        unsafe { pg_sys::table_close(self.heap, pg_sys::NoLock as i32) }
-    }
-}
-
-/// The tuple of a sequence (FormData_pg_sequence_data).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SequenceData {
-    last_value: i64,
-    log_cnt: i64,
-    is_called: bool,
-}
-
-/// The beginning of a row of pg_sequence (FormData_pg_sequence).
-#[repr(C)]
-struct SequenceForm {
-    seqrelid: Oid,
-    seqtypid: Oid,
-    seqstart: i64,
-}
-
-fn read_sequence(oid: Oid) -> SequenceData {
-    let mut data = [None];
-    read_sequences(&[oid], &mut data);
-    data[0].unwrap_or_else(|| crate::error::no_log())
-}
-
-/// Last value of each sequence, and whether it was used; None when there is no such sequence (any more).
-pub fn sequence_states(oids: &[Oid]) -> Vec<Option<(i64, bool)>> {
-    let mut data = vec![None; oids.len()];
-    read_sequences(oids, &mut data);
-    data.into_iter().map(|data| data.map(|data| (data.last_value, data.is_called))).collect()
-}
-
-/// Many at once, under one guard of pgrx instead of one, a sigsetjmp, for each call.
-fn read_sequences(oids: &[Oid], data: &mut [Option<SequenceData>]) {
-    // SAFETY: nothing in it has a destructor. A sequence that exists has one page with one tuple of this form at the
-    // first line pointer; it is read under the buffer's share lock, as read_seq_tuple does.
-    unsafe {
-        pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            for (oid, data) in oids.iter().zip(data) {
-                let relation = unguarded::try_relation_open(*oid, pg_sys::AccessShareLock as i32);
-                if relation.is_null() {
-                    continue;
+        let keep = pg_sys::NoLock as i32;
+        // SAFETY: opened by `open`; NoLock keeps the locks to the end of the transaction.
+        unsafe {
+            guarded(|| {
+                if !self.xid_index.is_null() {
+                    raw::index_close(self.xid_index, keep);
                 }
-                if (*(*relation).rd_rel).relkind == pg_sys::RELKIND_SEQUENCE as core::ffi::c_char {
-                    let buffer = unguarded::ReadBuffer(relation, 0);
-                    unguarded::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-                    let page = pg_sys::BufferGetPage(buffer);
-                    let item = pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1));
-                    let header = item.cast::<pg_sys::HeapTupleHeaderData>();
-                    *data = Some(*item.add((*header).t_hoff as usize).cast::<SequenceData>());
-                    unguarded::UnlockReleaseBuffer(buffer);
-                }
-                unguarded::relation_close(relation, pg_sys::AccessShareLock as i32);
-            }
-        });
-    }
-}
-
-/// What `read_sequences` calls under its own guard.
-mod unguarded {
-    use pgrx::pg_sys::{BlockNumber, Buffer, Oid, Relation, LOCKMODE};
-
-    unsafe extern "C-unwind" {
-        /// access/relation.h
-        pub fn try_relation_open(oid: Oid, mode: LOCKMODE) -> Relation;
-        pub fn relation_close(relation: Relation, mode: LOCKMODE);
-        /// storage/bufmgr.h
-        pub fn ReadBuffer(relation: Relation, block: BlockNumber) -> Buffer;
-        pub fn LockBuffer(buffer: Buffer, mode: core::ffi::c_int);
-        pub fn UnlockReleaseBuffer(buffer: Buffer);
-    }
-}
-
-/// Whether the next value of a sequence is its first.
-pub fn sequence_is_at_start(oid: Oid) -> bool {
-    // SAFETY: a row of pg_sequence exists for each sequence; the form is read before the tuple is released.
-    let start = unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::SEQRELID as i32, Datum::from(oid));
-        if tuple.is_null() {
-            return false;
+                raw::index_close(self.rank_index, keep);
+                self.rebuilt.iter().for_each(|&(index, _)| raw::index_close(index, keep));
+                raw::table_close(self.heap, keep);
+            })
         }
-        let start = (*pg_sys::GETSTRUCT(tuple).cast::<SequenceForm>()).seqstart;
-        pg_sys::ReleaseSysCache(tuple);
-        start
-    };
-    let data = read_sequence(oid);
-    !data.is_called && data.last_value == start
+    }
+}
+
+/// A value of variable length, with the header that SET_VARSIZE gives it.
+fn varlena(bytes: &[u8]) -> Vec<u8> {
+    let size = bytes.len() as u32 + pg_sys::VARHDRSZ as u32;
+    let header = if cfg!(target_endian = "big") { size } else { size << 2 };
+    [&header.to_ne_bytes(), bytes].concat()
 }
 
 /// The transaction's id, which chunk rows carry.

@@ -2,13 +2,17 @@
 //!
 //! Rules: each function is safe to call or says what the caller vouches for; each block names the fact it rests
 //! on; PostgreSQL's pointers do not leave this folder without a lifetime. Every call into PostgreSQL is guarded
-//! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`.
+//! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`, and those of
+//! `raw`, of which several have one guard together.
 
 pub mod expression;
 pub mod filter;
 pub mod heap;
 pub mod lock;
+mod raw;
 pub mod relation;
+mod room;
+pub mod sequence;
 pub mod session;
 pub mod statements;
 pub mod trigger;
@@ -46,19 +50,11 @@ mod undeclared {
         use pgrx::pg_sys::{List, Oid};
 
         unsafe extern "C-unwind" {
-            /// commands/sequence.h
-            pub fn nextval_internal(relid: Oid, check_permissions: bool) -> i64;
             /// commands/async.h
             pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
             /// catalog/partition.h
             pub fn get_partition_ancestors(relid: Oid) -> *mut List;
         }
-    }
-
-    /// The next value of a sequence, whatever the rights of the current role.
-    pub fn next_value(sequence: Oid) -> i64 {
-        // SAFETY: an oid that is no sequence is an ERROR, which the guard turns into a panic.
-        unsafe { pg_guard_ffi_boundary(|| c::nextval_internal(sequence, false)) }
     }
 
     pub fn notify(channel: &CStr, payload: &CStr) {

@@ -75,17 +75,10 @@ impl Description {
 }
 
 impl Values<'_> {
-    /// Finds all columns, or those of the key; [`Values::write`] wants them found.
-    #[inline]
-    pub fn find_all(&mut self) {
-        let layout = &self.description.layout;
-        // SAFETY: the tuple is alive, and was begun with this layout.
-        unsafe { self.row.find(layout, layout.len() - 1) }
-    }
-
+    /// Finds the columns of the key; [`Values::write`] wants them found.
     #[inline]
     pub fn find_key(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: the tuple is alive, and was begun with this layout.
         unsafe { self.row.find(&self.description.layout, self.description.last_of_key) }
     }
 
@@ -112,22 +105,28 @@ impl Values<'_> {
 
     /// Appends the value of a column as the log has it.
     pub fn write(&self, column: usize, out: &mut Vec<u8>) {
-        self.write_column(&self.description.columns[column], out);
-    }
-
-    /// Appends the values of all columns.
-    pub fn write_all(&self, out: &mut Vec<u8>) {
-        for column in &self.description.columns {
-            self.write_column(column, out);
-        }
-    }
-
-    #[inline(always)]
-    fn write_column(&self, column: &Column, out: &mut Vec<u8>) {
+        let column = &self.description.columns[column];
         match self.row.get(column.attribute) {
             None => encode::null(out),
             // SAFETY: the row is of the relation (`values` checked it), and is alive.
             Some(value) => unsafe { column.encoder.write(value, out) },
+        }
+    }
+
+    /// Appends the values of all columns, which need not be found.
+    pub fn write_all(&self, out: &mut Vec<u8>) {
+        let mut columns = self.description.columns.iter();
+        let mut next = columns.next();
+        // SAFETY: the tuple is alive, and was begun with this layout; it is of the relation (`values` checked it).
+        unsafe {
+            self.row.each(&self.description.layout, |attribute, value| {
+                let Some(column) = next.filter(|column| column.attribute == attribute) else { return };
+                match value.is_null() {
+                    true => encode::null(out),
+                    false => column.encoder.write(value, out),
+                }
+                next = columns.next();
+            });
         }
     }
 }
@@ -315,7 +314,7 @@ pub fn owned_sequences_restarted(relation: Oid) -> Option<bool> {
     unsafe {
         let list = pg_sys::getOwnedSequences(relation);
         let sequences = (0..pg_sys::list_length(list)).map(|i| pg_sys::list_nth_oid(list, i));
-        sequences.map(super::heap::sequence_is_at_start).reduce(|a, b| a && b)
+        sequences.map(super::sequence::is_at_start).reduce(|a, b| a && b)
     }
 }
 

@@ -63,11 +63,17 @@ pub fn trigger_depth() -> i32 {
     unsafe { unguarded::pg_trigger_depth(std::ptr::null_mut()) }.value() as i32
 }
 
-/// Name of the current role in the encoding of the database; None when it was dropped in this transaction.
-pub fn role_name() -> Option<Vec<u8>> {
+/// The current role.
+pub fn role() -> pg_sys::Oid {
+    // SAFETY: reads a variable, which is set inside a transaction.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Name of a role in the encoding of the database; None when it was dropped in this transaction.
+pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
     // SAFETY: with noerr the result is NULL or a palloc'd C string, which is copied.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), true);
+        let name = pg_sys::GetUserNameFromId(role, true);
         (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
     }
 }

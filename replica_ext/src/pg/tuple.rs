@@ -98,8 +98,17 @@ impl Row {
     ///
     /// # Safety
     /// The tuple that was begun is alive, and `layout` the one that it was begun with.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn find(&mut self, layout: &[Attribute], last: usize) {
+        if self.found <= last {
+            // SAFETY: as the caller vouches.
+            unsafe { self.find_more(layout, last) }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Row::find`].
+    unsafe fn find_more(&mut self, layout: &[Attribute], last: usize) {
         assert!(last < layout.len() && layout.len() <= self.values.len());
         // SAFETY: the caller vouches for the tuple, and the indexes were looked at.
         unsafe {
@@ -119,7 +128,16 @@ impl Row {
     /// As for [`Row::find`]; `attribute` is the one numbered `found`.
     #[inline(always)]
     unsafe fn next(&self, attribute: &Attribute) -> (*const u8, usize) {
-        let (i, mut offset) = (self.found, self.offset);
+        // SAFETY: the caller vouches for tuple and attribute.
+        unsafe { self.at(self.found, self.offset, attribute) }
+    }
+
+    /// Where attribute number `i` begins, given the offset behind the one before; and the offset behind it.
+    ///
+    /// # Safety
+    /// The tuple that was begun is alive; `attribute` is the one numbered `i`.
+    #[inline(always)]
+    unsafe fn at(&self, i: usize, mut offset: usize, attribute: &Attribute) -> (*const u8, usize) {
         // SAFETY: the caller vouches for tuple and attribute; the bitmap has a bit for each attribute.
         unsafe {
             if !self.present.is_null() && *self.present.add(i / 8) & (1 << (i % 8)) == 0 {
@@ -134,6 +152,25 @@ impl Row {
             }
             let value = self.data.add(offset);
             (value, offset + stored_size(value, attribute.len))
+        }
+    }
+
+    /// Calls `each` with all attributes from left to right, found or not; a null pointer is NULL.
+    ///
+    /// # Safety
+    /// As for [`Row::find`].
+    #[inline(always)]
+    pub(super) unsafe fn each(&self, layout: &[Attribute], mut each: impl FnMut(usize, *const u8)) {
+        if self.found == layout.len() {
+            self.values.iter().enumerate().for_each(|(i, &value)| each(i, value));
+            return;
+        }
+        let mut offset = 0;
+        for (i, attribute) in layout.iter().enumerate() {
+            // SAFETY: the caller vouches for the tuple.
+            let (value, behind) = unsafe { self.at(i, offset, attribute) };
+            each(i, value);
+            offset = behind;
         }
     }
 

@@ -37,6 +37,8 @@ pub fn register() {
         pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(at_invalidation), pg_sys::Datum::null());
+        let roles = pg_sys::SysCacheIdentifier::AUTHOID as i32;
+        pg_sys::CacheRegisterSyscacheCallback(roles, Some(at_change_of_role), pg_sys::Datum::null());
     }
 }
 
@@ -100,4 +102,11 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
     });
     ANY_STALE.store(true, Ordering::Relaxed);
     CHANGED.store(true, Ordering::Relaxed);
+}
+
+/// Names of roles are cached as well; they change seldom.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_change_of_role(arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    // SAFETY: it uses no argument but the oid.
+    unsafe { at_invalidation(arg, pg_sys::InvalidOid) }
 }

@@ -172,6 +172,23 @@ fn a_transaction_that_was_rolled_back_to_its_beginning_logs_nothing() {
     assert_eq!(log.finals, 0);
 }
 
+#[test]
+fn savepoints_that_spill_leave_nothing_in_memory() {
+    let mut buffer = Buffer::default();
+    let mut log = Log::default();
+    let names: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+    add(&mut buffer, 0, 1, None, &names[0]);
+    for (cid, name) in names.iter().enumerate().skip(1) {
+        buffer.enter(2);
+        add(&mut buffer, cid as u32, 1, None, name);
+        spill(&mut buffer, 1, &mut log);
+        buffer.commit_level(2);
+    }
+    assert!(buffer.segments() <= 2);
+    finish(&mut buffer, &mut log);
+    assert_eq!(log.read(), names);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Change { size: usize },

@@ -45,7 +45,7 @@ pub mod tests {
         let as_somebody = |row: i32| {
             Spi::run(&format!("set local role somebody; {NODE} insert into t values ({row})"))
                 .expect("insert");
-            crate::capture::before_commit(false);
+            crate::capture::before_commit(true);
             crate::capture::forget();
             Spi::run("reset role").expect("role");
             value("select format('%s %s', count(*), max(origin)) from pyreplica.log")

@@ -64,10 +64,7 @@ fn write(bytes: &[u8], message: &Message, relations: &[Relation], out: &mut Vec<
         None => encode::null(out),
         Some(bytes) => encode::value(out, bytes),
     };
-    let begin = |out: &mut Vec<u8>, relation: usize| {
-        out.push(bytes[0]);
-        encode::varint(out, relation as u64);
-    };
+    let begin = |out: &mut Vec<u8>, relation: usize| encode::begin(out, bytes[0], relation as u32);
     match message {
         Message::Introduction if bytes[0] == encode::tag::RELATION => {
             let r = relations.last().expect("it was introduced");
@@ -79,7 +76,8 @@ fn write(bytes: &[u8], message: &Message, relations: &[Relation], out: &mut Vec<
             let high = if bytes[2] < 0x80 { 0 } else { usize::from(bytes[3]) << 7 };
             let column = usize::from(bytes[2] & 0x7f) + high;
             let c = relations[relation].columns[column].as_ref().expect("it was introduced");
-            encode::column(out, relation as u32, column, c.name, c.type_oid, c.binary);
+            begin(out, relation);
+            encode::column(out, column, c.name, c.type_oid, c.binary);
         }
         Message::Insert { relation, new } => {
             begin(out, *relation);

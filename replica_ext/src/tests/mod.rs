@@ -24,7 +24,7 @@ use pgrx::prelude::*;
 /// Runs the statements, writes what they logged as a commit would, and returns the log as statements.
 fn log_of(statements: &str) -> Vec<String> {
     Spi::run(statements).expect("the statements run");
-    crate::capture::before_commit(false);
+    crate::capture::before_commit(true);
     crate::capture::forget();
     let rows = "select coalesce(array_agg(sql), '{}') from pyreplica.replica_log";
     Spi::get_one::<Vec<String>>(rows).expect("the log can be read").expect("an array")
