@@ -165,6 +165,7 @@ begin
                  where o in (select lower(wanted) from unnest(operations) wanted));
     end if;
 
+    perform pyreplica.drop_orphans();
     if not partly then
         execute format('create trigger "!pyreplica" after insert or update or delete on %s
                         for each row execute function pyreplica.log_change()', rel);
@@ -207,7 +208,7 @@ end $$;
 
 -- Private half of remove_table.
 create function pyreplica.detach(rel regclass) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
+    language plpgsql set search_path = pg_catalog, pg_temp set pyreplica.drops_triggers = on as $$
 declare
     t record;
 begin
@@ -280,13 +281,27 @@ create view pyreplica.captured_part as
                    and w.words[1] = 'options') o on true
      where t.row_triggers > 0;
 
+-- Triggers for TRUNCATE that were left without one for rows, by a partition that was detached for example.
+create function pyreplica.drop_orphans() returns void
+    language plpgsql set search_path = pg_catalog, pg_temp set pyreplica.drops_triggers = on as $$
+declare
+    orphan record;
+begin
+    for orphan in
+        select tgname, tgrelid::regclass as relation from pg_trigger g
+        where g.tgfoid = 'pyreplica.log_truncate'::regproc
+          and not exists (select from pg_trigger c where c.tgrelid = g.tgrelid
+                                                     and c.tgfoid = 'pyreplica.log_change'::regproc)
+    loop
+        execute format('drop trigger %I on %s', orphan.tgname, orphan.relation);
+    end loop;
+end $$;
+
 -- Keeps captured tables captured when their definition changes: triggers that sort before ours, and partitions
 -- attached, created or detached later. Row triggers come and go with partitions, those for TRUNCATE are ours to add
 -- and drop. What a restored dump says of how they fire is what the node was that was dumped.
 create function pyreplica.follow_ddl() returns event_trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    orphan record;
 begin
     -- Temporary tables are made often, and never captured.
     if not exists (select from pg_event_trigger_ddl_commands() where schema_name is distinct from 'pg_temp') then
@@ -300,27 +315,7 @@ begin
                                                and t.tgfoid = 'pyreplica.log_truncate'::regproc)
         and not exists (select from pg_trigger t where t.tgrelid = c.tgrelid
                                                    and t.tgfoid = 'pyreplica.log_truncate'::regproc);
-    -- A column that is dropped with CASCADE takes along the triggers that name it.
-    for orphan in
-        select t.tgrelid::regclass as relation from pg_trigger t
-         where t.tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
-           and t.tgrelid in (select objid from pg_event_trigger_ddl_commands() where classid = 'pg_class'::regclass)
-         group by t.tgrelid
-        having bool_and(t.tgparentid = 0) and bool_or(t.tgnargs > 0)
-           and not coalesce((select r.complete from pyreplica.captured_part r where r.relation = t.tgrelid), false)
-    loop
-        raise exception using errcode = '2BP01',
-            message = format('table %s is replicated in part, and this would take away what says which', orphan.relation),
-            hint = 'Remove the table with pyreplica.remove_table first, and add it again afterwards.';
-    end loop;
-    for orphan in
-        select tgname, tgrelid::regclass as relation from pg_trigger g
-        where g.tgfoid = 'pyreplica.log_truncate'::regproc
-          and not exists (select from pg_trigger c where c.tgrelid = g.tgrelid
-                                                     and c.tgfoid = 'pyreplica.log_change'::regproc)
-    loop
-        execute format('drop trigger %I on %s', orphan.tgname, orphan.relation);
-    end loop;
+    perform pyreplica.drop_orphans();
     perform pyreplica.keep_firing();
 end $$;
 

@@ -32,7 +32,8 @@ extension_sql_file!("../../sql/20_log.sql", name = "log", requires = ["schema"])
 extension_sql_file!("../../sql/30_position.sql", name = "position", requires = ["log"]);
 extension_sql_file!("../../sql/35_node.sql", name = "node", requires = ["position"]);
 extension_sql_file!("../../sql/40_capture.sql", name = "capture", requires = ["node"]);
-extension_sql_file!("../../sql/50_agent.sql", name = "agent", requires = ["capture"]);
+extension_sql_file!("../../sql/45_keep.sql", name = "keep", requires = ["capture"]);
+extension_sql_file!("../../sql/50_agent.sql", name = "agent", requires = ["keep"]);
 extension_sql_file!("../../sql/60_replica_log.sql", name = "replica_log", requires = ["agent"]);
 extension_sql_file!("../../sql/70_sequence.sql", name = "sequence", requires = ["replica_log"]);
 extension_sql_file!("../../sql/75_spread_sequences.sql", name = "spread_sequences", requires = ["sequence"]);

@@ -129,4 +129,53 @@ pub mod tests {
         let left = "select count(*) from pg_trigger where tgrelid = 't'::regclass";
         assert_eq!(Spi::get_one::<i64>(left), Ok(Some(0)));
     }
+
+    /// What it is refused to take away the triggers of a table with.
+    fn refused(drop: &str) {
+        Spi::run("create schema z; create function z.positive(int) returns bool language sql immutable as 'select $1 > 0'")
+            .expect("function");
+        Spi::run("create table t (id int primary key); select pyreplica.add_table('t', row_filter => 'z.positive(id)')")
+            .expect("table");
+        captured("whole", "id int primary key");
+        Spi::run(drop).expect("unreachable");
+    }
+
+    #[pg_test(error = "table public.t is replicated, and this would drop its trigger \"!pyreplica_delete\"")]
+    fn a_function_of_a_filter_is_not_dropped_unnoticed() {
+        refused("drop function z.positive cascade");
+    }
+
+    #[pg_test(error = "table public.t is replicated, and this would drop its trigger \"!pyreplica_delete\"")]
+    fn nor_its_schema() {
+        refused("drop schema z cascade");
+    }
+
+    #[pg_test(error = "table public.whole is replicated, and this would drop its trigger \"!pyreplica\"")]
+    fn nor_a_trigger() {
+        refused("drop trigger \"!pyreplica\" on whole");
+    }
+
+    #[pg_test]
+    fn a_dropped_table_takes_its_triggers_along() {
+        captured("p", "id int primary key");
+        Spi::run(
+            "create schema z; create table z.t (id int primary key) partition by range (id);
+             create table z.part partition of z.t for values from (0) to (10); select pyreplica.add_table('z.t')",
+        )
+        .expect("tables");
+        Spi::run("alter table z.t detach partition z.part; drop table p; drop schema z cascade")
+            .expect("nothing in the way");
+    }
+
+    #[pg_test]
+    fn what_was_left_of_a_table_does_not_come_back() {
+        captured("t", "id int primary key");
+        Spi::run(
+            "set pyreplica.drops_triggers = on; drop trigger \"!pyreplica\" on t; reset pyreplica.drops_triggers;
+             select pyreplica.add_table('t', operations => '{insert}')",
+        )
+        .expect("it is not captured any more");
+        assert_eq!(log_of("insert into t values (1); truncate t"), ["INSERT INTO public.t (id) VALUES (1)"]);
+        assert_eq!(Spi::get_one("select enabled from pyreplica.replicated_table"), Ok(Some(true)));
+    }
 }
