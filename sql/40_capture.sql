@@ -72,29 +72,40 @@ end $$;
 -- What of a table is captured, where not all of it is:
 --
 -- "!pyreplica"           all of it; or, with any of add_table's further arguments, instead of it:
--- "!pyreplica_options"   AFTER UPDATE [OF columns] WHEN (false [AND row_filter]): never fires. It is the record of what
---                        was asked for, in a form that PostgreSQL keeps in step with renamed columns and functions,
---                        hands down to partitions, dumps and restores.
--- "!pyreplica_insert"    fires when the row is in the filter; likewise _update (before and after) and _delete
--- "!pyreplica_moved_in"  fires for an UPDATE of a row that was not in the filter, and logs an INSERT
--- "!pyreplica_moved_out" the other way round, and logs a DELETE
+-- "!pyreplica_options"   AFTER UPDATE [OF columns] WHEN (false [AND row_filter]), disabled: never fires. It is the record
+--                        of what was asked for, in a form that PostgreSQL keeps in step with renamed columns and
+--                        functions, hands down to partitions, dumps and restores.
+-- "!pyreplica_insert"    fires when the row is in the filter; likewise _delete
+-- "!pyreplica_update"    fires when the row was in the filter or is; with a filter over rows its argument is "update rows",
+--                        and it finds out whether the row has moved in or out, which is logged as INSERT or DELETE
 --
--- The first argument of each is what it logs. PostgreSQL decides WHEN before it queues an event, so what is not
--- in the filter costs next to nothing.
+-- Each has one argument, which begins with the name of the part: for every statement that writes to the table PostgreSQL
+-- copies all its triggers, string by string. PostgreSQL decides WHEN before it queues an event, so what is not in the
+-- filter costs next to nothing.
+
+-- Stands in each WHEN clause; true. It loads the library, which then keeps conditions from one statement to the next
+-- (replica_ext/src/pg/when.rs); immutable, so that it is called once in a statement and not for each row.
+create function pyreplica.ready() returns boolean
+    immutable parallel safe language c as 'MODULE_PATHNAME', 'pyreplica_ready';
+comment on function pyreplica.ready() is 'true; loads the library that keeps the conditions of triggers ready';
 
 -- One of these (replica_ext/src/pg/filter.rs).
-create function pyreplica.make_trigger(rel oid, function oid, part text, filter pg_node_tree, filter_over text,
-                                       columns int2[], arguments text[]) returns void
+create function pyreplica.make_trigger(rel oid, functions oid[], part text, filter pg_node_tree,
+                                       filter_over text, columns int2[], argument text) returns void
     language c as 'MODULE_PATHNAME', 'make_trigger_wrapper';
 
 -- The filter in the condition of a trigger of options, as SQL; over a row of this name, or with bare columns.
 create function pyreplica.filter_text(condition pg_node_tree, filter_over text, rel oid, row_name text) returns text
     stable language c as 'MODULE_PATHNAME', 'filter_text_wrapper';
 
--- Whether a trigger is one of options, and what its arguments say.
+-- The words in the argument of a trigger; and whether it is one of options.
 create function pyreplica.trigger_words(arguments bytea) returns text[]
     language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as
-    $$ select string_to_array(encode(arguments, 'escape'), '\000') $$;
+    $$ select string_to_array(split_part(encode(arguments, 'escape'), '\000', 1), ' ') $$;
+
+create function pyreplica.is_options(arguments bytea) returns boolean
+    language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as
+    $$ select arguments like 'options%' $$;
 
 -- The numbers of the columns that are to be sent, or an error.
 create function pyreplica.column_numbers(rel regclass, columns name[]) returns int2[]
@@ -144,6 +155,7 @@ declare
     no record;
     ops text[] := '{insert,update,delete,truncate}';
     log_change constant oid := 'pyreplica.log_change'::regproc;
+    functions constant oid[] := array['pyreplica.log_change'::regproc, 'pyreplica.ready'::regproc];
     partly constant boolean :=
         columns is not null or filter is not null or operations is not null or whole_rows is true;
     op text;
@@ -171,16 +183,14 @@ begin
                         for each row execute function pyreplica.log_change()', rel);
     else
         perform pyreplica.make_trigger(
-            rel, log_change, 'options', filter, filter_over,
+            rel, functions, 'options', filter, filter_over,
             case when columns is null then '{}' else pyreplica.column_numbers(rel, columns) end,
-            array['options'] || ops || array_remove(array[filter_over, case when whole_rows then 'whole_rows' end], null));
+            concat_ws(' ', 'options', array_to_string(ops, ' '), filter_over, case when whole_rows then 'whole_rows' end));
         foreach op in array array_remove(ops, 'truncate') loop
-            perform pyreplica.make_trigger(rel, log_change, op, filter, filter_over, '{}', array[op]);
+            perform pyreplica.make_trigger(
+                rel, functions, op, filter, filter_over, '{}',
+                case when op = 'update' and filter_over = 'rows' then 'update rows' else op end);
         end loop;
-        if filter_over = 'rows' and 'update' = any (ops) then
-            perform pyreplica.make_trigger(rel, log_change, 'moved_in', filter, filter_over, '{}', '{insert}');
-            perform pyreplica.make_trigger(rel, log_change, 'moved_out', filter, filter_over, '{}', '{delete}');
-        end if;
     end if;
     perform pyreplica.keep_first();
     for own in select tgname from pg_trigger where tgrelid = rel and tgfoid = log_change loop
@@ -261,11 +271,10 @@ create view pyreplica.captured_part as
            coalesce(o.operations, '{insert,update,delete,truncate}') as operations,
            coalesce('whole_rows' = any (o.words), false) as whole_rows,
            t.truncates = coalesce('truncate' = any (o.words), true)
-             and t.row_triggers = coalesce(1 + cardinality(array_remove(o.operations, 'truncate'))
-                                           + case when o.words @> '{update,rows}' then 2 else 0 end, 1)
+             and t.row_triggers = coalesce(1 + cardinality(array_remove(o.operations, 'truncate')), 1)
              and (o.oid is not null or t.plain) as complete
       from (select tgrelid, min(oid) filter (where tgfoid = 'pyreplica.log_change'::regproc) as trigger_oid,
-                   bool_and(tgenabled not in ('D', 'R')) as enabled,
+                   bool_and(tgenabled not in ('D', 'R') or pyreplica.is_options(tgargs)) as enabled,
                    count(*) filter (where tgfoid = 'pyreplica.log_change'::regproc) as row_triggers,
                    bool_or(tgfoid = 'pyreplica.log_truncate'::regproc) as truncates,
                    bool_and(tgnargs = 0) as plain

@@ -65,9 +65,9 @@ struct OpenTruncate {
     tables: Vec<(Oid, Rc<Captured>)>,
 }
 
-/// Logs the change of a row.
-pub fn log_change(call: &Call) {
-    CAPTURE.with(|capture| capture.borrow_mut().log_change(call));
+/// Logs the change of a row: what the trigger was called for, or what its table's filter makes of it.
+pub fn log_change(call: &Call, event: Event) {
+    CAPTURE.with(|capture| capture.borrow_mut().log_change(call, event));
 }
 
 /// Logs a TRUNCATE.
@@ -139,8 +139,7 @@ pub fn subtransaction_aborted() {
 }
 
 impl Capture {
-    fn log_change(&mut self, call: &Call) {
-        let Some(event) = call.logs() else { return };
+    fn log_change(&mut self, call: &Call, event: Event) {
         self.truncate = None;
         let captured = self.relation(call);
         let description = &captured.description;

@@ -32,7 +32,7 @@ fn a_writer_needs_no_right_on_the_log_and_has_none() {
         "select pyreplica.rotate_log()",
         "select pyreplica.allow_agent('p_writer')",
         "select pyreplica.attach('t', null, null, null, null, null)",
-        "select pyreplica.make_trigger('t'::regclass, 'pyreplica.log_change'::regproc, 'insert', null, null, '{}', '{}')",
+        "select pyreplica.make_trigger('t'::regclass, array['pyreplica.log_change'::regproc, 'pyreplica.ready'::regproc], 'insert', null, null, '{}', '')",
         "select pyreplica.detach('t')",
         "select pyreplica.add_table('t')",
         "select pyreplica.add_table('t', row_filter => 'id > 0')",

@@ -58,14 +58,10 @@ pub enum Part {
     Insert,
     Update,
     Delete,
-    /// An UPDATE of a row that is not on the slaves before, or after it.
-    MovedIn,
-    MovedOut,
 }
 
 impl Part {
-    const ALL: [Part; 6] =
-        [Part::Options, Part::Insert, Part::Update, Part::Delete, Part::MovedIn, Part::MovedOut];
+    const ALL: [Part; 4] = [Part::Options, Part::Insert, Part::Update, Part::Delete];
 
     fn of(word: &str) -> Option<Part> {
         Part::ALL.into_iter().find(|part| part.word() == word)
@@ -77,8 +73,6 @@ impl Part {
             Part::Insert => "insert",
             Part::Update => "update",
             Part::Delete => "delete",
-            Part::MovedIn => "moved_in",
-            Part::MovedOut => "moved_out",
         }
     }
 
@@ -158,9 +152,7 @@ impl Filter {
             (_, Part::Options) => both(unsafe { pg_sys::makeBoolConst(false, false) }, self.tree),
             (Over::Rows, Part::Insert) => self.tree,
             (Over::Rows, Part::Delete) => of(OLD),
-            (Over::Rows, Part::Update) => both(of(OLD), self.tree),
-            (Over::Rows, Part::MovedIn) => both(self.tree, not_true(of(OLD))),
-            (Over::Rows, Part::MovedOut) => both(of(OLD), not_true(self.tree)),
+            (Over::Rows, Part::Update) => either(of(OLD), self.tree),
             (Over::Changes, Part::Insert) => self.without(OLD),
             (Over::Changes, Part::Delete) => self.without(NEW),
             (Over::Changes, _) => self.tree,
@@ -175,25 +167,28 @@ impl Filter {
 }
 
 fn both(a: *mut Node, b: *mut Node) -> *mut Node {
+    joined(pg_sys::BoolExprType::AND_EXPR, a, b)
+}
+
+fn either(a: *mut Node, b: *mut Node) -> *mut Node {
+    joined(pg_sys::BoolExprType::OR_EXPR, a, b)
+}
+
+fn joined(by: pg_sys::BoolExprType::Type, a: *mut Node, b: *mut Node) -> *mut Node {
     // SAFETY: a list of two expressions.
     unsafe {
         let list = pg_sys::lappend(pg_sys::lappend(ptr::null_mut(), a.cast()), b.cast());
-        pg_sys::makeBoolExpr(pg_sys::BoolExprType::AND_EXPR, list, -1).cast()
+        pg_sys::makeBoolExpr(by, list, -1).cast()
     }
 }
 
-fn not_true(a: *mut Node) -> *mut Node {
-    let test = pg_sys::BooleanTest {
-        xpr: pg_sys::Expr { type_: pg_sys::NodeTag::T_BooleanTest },
-        arg: a.cast(),
-        booltesttype: pg_sys::BoolTestType::IS_NOT_TRUE,
-        location: -1,
-    };
-    // SAFETY: palloc'd and then filled; a node is plain data.
+/// A call of a function without arguments that gives a boolean.
+fn call(function: Oid) -> *mut Node {
+    let none = pg_sys::InvalidOid;
+    // SAFETY: a new node.
     unsafe {
-        let node: *mut pg_sys::BooleanTest = pg_sys::palloc(size_of_val(&test)).cast();
-        node.write(test);
-        node.cast()
+        let form = pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
+        pg_sys::makeFuncExpr(function, pg_sys::BOOLOID, ptr::null_mut(), none, none, form).cast()
     }
 }
 
@@ -225,26 +220,33 @@ unsafe extern "C-unwind" fn to_null(node: *mut Node, number: *mut core::ffi::c_v
 #[pg_extern(sql = false)]
 fn make_trigger(
     relation: Oid,
-    function: Oid,
+    functions: Vec<Oid>,
     part: &str,
     stored: Option<&[u8]>,
     over: Option<&str>,
     columns: Vec<i16>,
-    arguments: Vec<String>,
+    argument: &str,
 ) {
-    let Some(part) = Part::of(part) else {
+    let (Some(part), &[function, ready]) = (Part::of(part), functions.as_slice()) else {
         error::internal(&format!("unknown part \"{part}\" of a table's triggers"))
     };
     let filter = stored.zip(over.map(Over::of));
-    let c_string = |text: String| CString::new(text).expect("text of SQL has no zero bytes");
-    let name = c_string(format!("!pyreplica_{}", part.word()));
-    let arguments: Vec<CString> = arguments.into_iter().map(c_string).collect();
+    let c_string = |text: &str| CString::new(text).expect("text of SQL has no zero bytes");
+    let name = c_string(&format!("!pyreplica_{}", part.word()));
+    let argument = c_string(argument);
     // SAFETY: nodes and strings are palloc'd. A trigger whose condition is handed over as a tree gets no dependencies
     // of it (as a partition's does not), so they are recorded here: in PostgreSQL, columns, functions and types
     // that a trigger mentions cannot be dropped without it.
     unsafe {
         let condition = match filter {
-            Some((stored, over)) => Filter::from_stored(stored, over).condition(part),
+            Some((stored, over)) => {
+                let condition = Filter::from_stored(stored, over).condition(part);
+                if part == Part::Options {
+                    condition
+                } else {
+                    both(call(ready), condition)
+                }
+            }
             None if part == Part::Options => pg_sys::makeBoolConst(false, false),
             None => ptr::null_mut(),
         };
@@ -255,7 +257,7 @@ fn make_trigger(
         let statement = pg_sys::CreateTrigStmt {
             type_: pg_sys::NodeTag::T_CreateTrigStmt,
             trigname: pg_sys::pstrdup(name.as_ptr()),
-            args: list(arguments.iter().map(|a| string(a.as_ptr())).collect()),
+            args: list(vec![string(argument.as_ptr())]),
             row: true,
             timing: pg_sys::TRIGGER_TYPE_AFTER as i16,
             events: part.event() as i16,
@@ -264,6 +266,10 @@ fn make_trigger(
         };
         let node: *mut pg_sys::CreateTrigStmt = pg_sys::palloc(size_of_val(&statement)).cast();
         node.write(statement);
+        let fires = match part {
+            Part::Options => pg_sys::TRIGGER_DISABLED,
+            _ => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+        };
         let made = pg_sys::CreateTriggerFiringOn(
             node,
             ptr::null(),
@@ -276,7 +282,7 @@ fn make_trigger(
             condition,
             false,
             false,
-            pg_sys::TRIGGER_FIRES_ON_ORIGIN as core::ffi::c_char,
+            fires as core::ffi::c_char,
         );
         if !condition.is_null() {
             let entry: *mut pg_sys::RangeTblEntry =

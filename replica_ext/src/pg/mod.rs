@@ -18,6 +18,7 @@ pub mod statements;
 pub mod trigger;
 pub mod tuple;
 pub mod types;
+pub mod when;
 pub mod xact;
 
 /// Functions that raise nothing and allocate nothing, called for every row: pgrx's guard, a sigsetjmp, would cost

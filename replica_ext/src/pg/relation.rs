@@ -231,8 +231,7 @@ unsafe fn options<'a>(relation: pg_sys::Relation, function: Oid) -> Result<Optio
         let is_row = |t: &&pg_sys::Trigger| u32::from(t.tgtype as u16) & pg_sys::TRIGGER_TYPE_ROW != 0;
         let own = triggers(relation).iter().filter(|t| t.tgfoid == function && t.tgnargs > 0);
         for trigger in own.filter(is_row) {
-            let arguments = std::slice::from_raw_parts(trigger.tgargs, trigger.tgnargs as usize);
-            let mut words = arguments.iter().map(|&word| CStr::from_ptr(word).to_bytes());
+            let mut words = CStr::from_ptr(*trigger.tgargs).to_bytes().split(|&byte| byte == b' ');
             if words.next() == Some(b"options") {
                 let columns = match trigger.tgnattr {
                     0 => &[],

@@ -10,6 +10,7 @@ use pgrx::{pg_guard, PgSqlErrorCode};
 use super::relation::{self, Description, Values};
 use super::session;
 use super::tuple::{self, Row};
+use super::when;
 use crate::{capture, error, guc, origin};
 
 /// A call of a row or statement trigger, valid until it returns.
@@ -35,9 +36,12 @@ impl Call<'_> {
     }
 
     /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter, and some
-    /// triggers are there to be read (sql/40_capture.sql); their first argument tells.
+    /// triggers are there to be read (sql/40_capture.sql); their arguments tell.
+    ///
+    /// # Safety
+    /// `fcinfo` is that of the call.
     #[inline]
-    pub fn logs(&self) -> Option<Event> {
+    unsafe fn logs(&self, fcinfo: FunctionCallInfo) -> Option<Event> {
         let event = self.event();
         // SAFETY: the trigger is valid for the duration of the call, and has tgnargs arguments, C strings.
         unsafe {
@@ -45,11 +49,15 @@ impl Call<'_> {
             if event != Event::Update || trigger.tgnargs == 0 {
                 return Some(event);
             }
-            match CStr::from_ptr(*trigger.tgargs).to_bytes() {
-                b"insert" => Some(Event::Insert),
-                b"delete" => Some(Event::Delete),
-                b"options" => None,
-                _ => Some(event),
+            if CStr::from_ptr(*trigger.tgargs).to_bytes().starts_with(b"options") {
+                return None;
+            }
+            match when::was_and_is_in(self.0, fcinfo) {
+                Some((true, false)) => Some(Event::Delete),
+                Some((false, true)) => Some(Event::Insert),
+                // What a function of the filter says may be another thing now than when the row was changed.
+                Some((false, false)) => None,
+                Some((true, true)) | None => Some(event),
             }
         }
     }
@@ -212,7 +220,10 @@ pub unsafe extern "C-unwind" fn pyreplica_log_change(fcinfo: FunctionCallInfo) -
     // SAFETY: PostgreSQL called with this fcinfo.
     let call = unsafe { call(fcinfo, pg_sys::TRIGGER_EVENT_ROW, "pyreplica.log_change()") };
     if call.is_logged() {
-        capture::log_change(&call);
+        // SAFETY: as above. What a filter calls may change captured rows: so it is asked before capture begins.
+        if let Some(event) = unsafe { call.logs(fcinfo) } {
+            capture::log_change(&call, event);
+        }
     }
     Datum::null()
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Oid};
 
+use super::when;
 use crate::capture;
 
 /// Whether `STALE` holds anything: looked at for every row. A backend is one thread.
@@ -69,8 +70,12 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _arg:
         XACT_EVENT_COMMIT => {
             capture::committed();
             capture::forget();
+            when::end_of_transaction();
         }
-        XACT_EVENT_PREPARE | XACT_EVENT_ABORT => capture::forget(),
+        XACT_EVENT_PREPARE | XACT_EVENT_ABORT => {
+            capture::forget();
+            when::end_of_transaction();
+        }
         _ => {}
     }
 }
@@ -102,6 +107,7 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
     });
     ANY_STALE.store(true, Ordering::Relaxed);
     CHANGED.store(true, Ordering::Relaxed);
+    when::forget(relation);
 }
 
 /// Names of roles are cached as well; they change seldom.
