@@ -35,6 +35,7 @@ pub use setwise::Target;
 mod exact;
 mod large;
 mod mapped;
+pub mod references;
 mod rivals;
 mod setwise;
 mod truncate;
@@ -55,6 +56,15 @@ pub enum Applied {
         schema: String,
         name: String,
     },
+    /// A constraint refused a change, in an attempt: the transaction has to go back to where it was.
+    Refused,
+}
+
+/// What had been found before an attempt.
+#[derive(Clone, Copy)]
+pub struct Before {
+    conflicts: u64,
+    noted: usize,
 }
 
 /// The slave logs what is applied, for slaves of its own.
@@ -91,6 +101,10 @@ pub struct Applier {
     aliases: HashMap<(Name, u32), Name>,
     /// Key into `statements`, kept to spare an allocation per change.
     shape: Vec<u8>,
+    /// What a constraint refuses is to be tried in another way before it is an error.
+    attempt: bool,
+    /// Something in the batch at hand may have set sequences of the slave back.
+    restarted: bool,
     /// Of the batch at hand.
     conflicts: u64,
     /// The first of them.
@@ -121,6 +135,8 @@ impl Applier {
             tables: HashMap::new(),
             aliases: HashMap::new(),
             shape: Vec::new(),
+            attempt: false,
+            restarted: false,
             conflicts: 0,
             noted: Vec::new(),
             teller: Teller::default(),
@@ -190,6 +206,10 @@ impl Applier {
                 self.forget_aliases();
             }
             if let Err(e) = self.change(client, &decoder, &change, &wanted, transaction) {
+                if self.attempt && e.sqlstate().is_some_and(retry::is_constraint) {
+                    log::debug!("slave \"{}\": as a net effect after: {e:#}", self.slave);
+                    return Ok(Applied::Refused);
+                }
                 return Err(self.failed(client, &decoder, &change, transaction, e));
             }
         }
@@ -252,9 +272,31 @@ impl Applier {
         self.aliases.get(&key).cloned().unwrap_or(key.0)
     }
 
+    /// From now on what a constraint refuses is no error, until `attempted`.
+    pub fn attempt(&mut self) -> Before {
+        self.attempt = true;
+        Before { conflicts: self.conflicts, noted: self.noted.len() }
+    }
+
+    pub fn attempted(&mut self) {
+        self.attempt = false;
+    }
+
+    /// What the attempt found is undone.
+    pub fn back_to(&mut self, before: Before) {
+        self.conflicts = before.conflicts;
+        self.noted.truncate(before.noted);
+    }
+
     /// A slave transaction begins.
     pub fn begin_batch(&mut self) {
+        self.restarted = false;
         self.skips.begin();
+    }
+
+    /// May sequences of the slave stand behind where they stood when the batch began? Asked once.
+    pub fn restarted(&mut self) -> bool {
+        std::mem::take(&mut self.restarted)
     }
 
     /// Is any transaction of the window to be set aside as a whole? Then its net effect is not to be applied.

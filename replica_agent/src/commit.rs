@@ -36,7 +36,7 @@ use std::time::Instant;
 
 use postgres::{SimpleQueryMessage, Statement};
 
-use crate::applier::{Applied, Applier, Forwards};
+use crate::applier::{references, Applied, Applier, Forwards, Target};
 use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -99,6 +99,8 @@ pub struct SlaveSession {
     durable: bool,
     /// Whether net effects may be applied: nothing here waits for each single change.
     net: bool,
+    /// The same, but that triggers and constraints do not rest: then only what they refuse one by one.
+    constrained: bool,
     /// The transaction at hand has a savepoint.
     savepoint: bool,
     applier: Applier,
@@ -146,7 +148,8 @@ impl SlaveSession {
         }
         let replica = session::is_replica(&mut client)
             .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
-        let net = slave.apply == Apply::Net && replica;
+        let may_join = slave.apply == Apply::Net;
+        let (net, constrained) = (may_join && replica, may_join && !replica);
         if net {
             session::plan_by_index(&mut client).map_err(|e| {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
@@ -174,6 +177,7 @@ impl SlaveSession {
             two_phase: slave.two_phase,
             durable: slave.two_phase,
             net,
+            constrained,
             savepoint: false,
             applier: Applier::new(agent, slave, skips),
             mover,
@@ -274,13 +278,21 @@ impl SlaveSession {
         let first = self.phase == Phase::Idle;
         self.begin(window.origin())?;
         self.note_source(window.origin())?;
-        if let Some(plan) =
-            window.plan.as_ref().filter(|_| self.net && !self.applier.sets_aside_any_of(&window.chunks))
-        {
-            if self.carry_out(window, plan, first, stop)? {
-                return Ok(Applied::Done);
+        let plan = window.plan.as_ref().filter(|_| !self.applier.sets_aside_any_of(&window.chunks));
+        match plan {
+            Some(plan) if self.net => {
+                self.savepoint_before_all_but(first);
+                if self.carry_out(window, plan, first, stop)? {
+                    return Ok(Applied::Done);
+                }
+                self.one_by_one(window, stop)
             }
+            Some(plan) if self.constrained => self.under_constraints(window, plan, first, stop),
+            _ => self.one_by_one(window, stop),
         }
+    }
+
+    fn one_by_one(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
         let SlaveSession { client, tables, applier, .. } = self;
         let mut chunks = window.chunks.iter().map(|chunk| applier.apply(client, chunk, tables, stop));
         let mut applied =
@@ -289,11 +301,53 @@ impl SlaveSession {
             applied = self.applier.apply_large(&mut self.client, large, &mut self.tables, stop);
         }
         match &applied {
-            Ok(Applied::Done) => {}
+            Ok(Applied::Done | Applied::Refused) => {}
             Ok(_) => self.rollback()?,
             Err(_) => self.let_go(),
         }
         applied
+    }
+
+    /// Foreign keys and deferrable constraints do not rest here, and the master looked at them after whole statements or
+    /// transactions: what the changes break one by one may hold for the net effect of all. If it does not, the change
+    /// that breaks it is named.
+    fn under_constraints(
+        &mut self,
+        window: &Window,
+        plan: &Plan,
+        first: bool,
+        stop: &Stop,
+    ) -> Result<Applied> {
+        self.savepoint_before_all_but(first);
+        let before = self.applier.attempt();
+        let applied = self.one_by_one(window, stop);
+        self.applier.attempted();
+        if !matches!(applied, Ok(Applied::Refused)) {
+            return applied;
+        }
+        self.undo_window(window, first)?;
+        self.applier.back_to(before);
+        self.run("set constraints all deferred").inspect_err(|_| self.let_go())?;
+        if self.carry_out(window, plan, first, stop)? && self.holds(window)? {
+            return Ok(Applied::Done);
+        }
+        self.undo_window(window, first)?;
+        self.one_by_one(window, stop)
+    }
+
+    /// Do the slave's constraints hold where transactions end?
+    fn holds(&mut self, window: &Window) -> Result<bool> {
+        if window.end.is_none() {
+            return Ok(true);
+        }
+        match self.run("set constraints all immediate") {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == Kind::Apply && !is_transient(&e) => Ok(false),
+            Err(e) => {
+                self.let_go();
+                Err(e)
+            }
+        }
     }
 
     /// What comes by two ways comes twice, and shows as conflicts: so it is told where the second one begins.
@@ -321,16 +375,12 @@ impl SlaveSession {
     }
 
     /// Applies the net effect of a window; false when that cannot be, and then the transaction is where it was before.
-    /// `first`: there is nothing else in it.
+    /// `first`: there is nothing else in it; else it has a savepoint.
     fn carry_out(&mut self, window: &Window, plan: &Plan, first: bool, stop: &Stop) -> Result<bool> {
-        let SlaveSession { client, tables, applier, .. } = self;
-        let Some(targets) = applier.targets(client, plan, tables).inspect_err(|_| self.let_go())? else {
+        let Some(targets) = self.targets(plan).inspect_err(|_| self.let_go())? else {
             self.run(&session::plan_as_usual())?;
             return Ok(false);
         };
-        if !first {
-            self.savepoint();
-        }
         let SlaveSession { client, applier, .. } = self;
         let sent = applier.carry_out(client, &window.chunks, plan, &targets, stop);
         let Err(e) = self.answered().and(sent) else { return Ok(true) };
@@ -339,17 +389,37 @@ impl SlaveSession {
             return Err(e);
         }
         log::debug!("slave \"{}\": change by change after: {e:#}", self.name);
-        self.applier.forget();
-        if first {
-            self.rollback()?;
-            self.begin(window.origin())?;
-        } else {
-            self.run("rollback to savepoint a_window")?;
-        }
+        self.undo_window(window, first)?;
         Ok(false)
     }
 
-    /// Sends a savepoint before a window that is not the first. One at a time, or they would nest.
+    fn targets<'w>(&mut self, plan: &'w Plan) -> Result<Option<Vec<Target<'w>>>> {
+        let SlaveSession { client, tables, applier, .. } = self;
+        let mut targets = applier.targets(client, plan, tables)?;
+        if let Some(targets) = targets.as_mut().filter(|_| self.constrained) {
+            references::sort(client, targets)?;
+        }
+        Ok(targets)
+    }
+
+    /// Goes back to before the window at hand.
+    fn undo_window(&mut self, window: &Window, first: bool) -> Result<()> {
+        self.applier.forget();
+        if !first {
+            return self.run("rollback to savepoint a_window");
+        }
+        self.rollback()?;
+        self.begin(window.origin())
+    }
+
+    /// Sends a savepoint before a window that is not the first.
+    fn savepoint_before_all_but(&mut self, first: bool) {
+        if !first {
+            self.savepoint();
+        }
+    }
+
+    /// One at a time, or they would nest.
     fn savepoint(&mut self) {
         let release = if self.savepoint { "release savepoint a_window; " } else { "" };
         self.client.send_batch(format!("{release}savepoint a_window"));
@@ -442,7 +512,11 @@ impl SlaveSession {
         let began = Instant::now();
         self.begin(None)?;
         failpoint::hit("commit.after_apply");
+        let restarted = self.applier.restarted();
         if let Some(sequences) = &mut self.sequences {
+            if restarted {
+                sequences.set_back();
+            }
             sequences.catch_up(&mut self.client)?;
             self.answered()?;
         }

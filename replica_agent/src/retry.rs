@@ -20,6 +20,11 @@ pub fn is_insert_exists(sqlstate: &str) -> bool {
     matches!(sqlstate, "23505" | "23P01")
 }
 
+/// A constraint that can be deferred, or is looked at when a statement is done.
+pub fn is_constraint(sqlstate: &str) -> bool {
+    is_insert_exists(sqlstate) || sqlstate == "23503"
+}
+
 pub fn is_undefined_object(sqlstate: &str) -> bool {
     sqlstate == "42704"
 }
@@ -30,7 +35,10 @@ pub fn hint(sqlstate: &str) -> Option<&'static str> {
         "23505" | "23P01" => {
             "Correct or remove the row on the slave; the agent tries again by itself and resumes with this transaction."
         }
-        "23502" | "23503" | "23514" => {
+        "23503" => {
+            "Correct the rows on the slave; or, if the order of changes is all that is wrong, make the foreign key there DEFERRABLE, or let the agent's role set session_replication_role. The agent tries again by itself and resumes with this transaction."
+        }
+        "23502" | "23514" => {
             "Correct the rows or the constraint on the slave; the agent tries again by itself and resumes with this transaction."
         }
         "42P01" | "42703" | "42804" | "428C9" | "3F000" => {

@@ -34,6 +34,8 @@ pub struct Sequence {
     pub name: String,
     /// Schema, table and column that own it.
     pub owner: Option<(String, String, String)>,
+    pub start: i64,
+    pub increment: i64,
 }
 
 /// Where it stands.
@@ -57,10 +59,20 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether it counts in steps between those that lead to this value (`pyreplica.spread_sequences`): then it never
-    /// gives the same, and need not follow.
-    pub fn goes_between(&self, value: i64) -> bool {
-        (i128::from(value) - i128::from(self.start)) % i128::from(self.bounds.increment) != 0
+    /// Whether it counts in steps between the master's, by the definitions of both (`pyreplica.spread_sequences`): then
+    /// neither gives a value of the other's, and this one need not follow.
+    pub fn goes_between(&self, masters: &Sequence) -> bool {
+        let step = gcd(self.bounds.increment.unsigned_abs(), masters.increment.unsigned_abs());
+        (i128::from(self.start) - i128::from(masters.start)) % i128::from(step) != 0
+    }
+}
+
+/// Of increments, which are never 0.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 {
+        a
+    } else {
+        gcd(b, a % b)
     }
 }
 
@@ -81,6 +93,8 @@ impl Sequence {
             schema: row.get("schema_name"),
             name: row.get("sequence_name"),
             owner: owner.map(|schema| (schema, row.get("owner_table"), row.get("owner_column"))),
+            start: row.get("start"),
+            increment: row.get("increment"),
         }
     }
 
@@ -193,6 +207,8 @@ pub struct Follower {
     known: HashMap<u32, Option<u32>>,
     /// What the slave has not been told yet.
     news: BTreeMap<u32, Moved>,
+    /// What was heard last of each.
+    heard: BTreeMap<u32, Moved>,
     set: Option<Statement>,
     /// What was said, for it is said once; `None`: others will say it.
     said: Option<BTreeSet<String>>,
@@ -213,6 +229,7 @@ impl Follower {
             mapping: Arc::clone(mapping),
             known: HashMap::new(),
             news: BTreeMap::new(),
+            heard: BTreeMap::new(),
             set: None,
             said: Some(BTreeSet::new()),
         }
@@ -226,12 +243,20 @@ impl Follower {
     pub fn hear(&mut self, moved: &[Moved]) {
         for moved in moved.iter().filter(|moved| is_wanted(&self.mapping, &moved.sequence)) {
             self.news.insert(moved.sequence.oid, moved.clone());
+            self.heard.insert(moved.sequence.oid, moved.clone());
         }
+    }
+
+    /// What was applied may have set the slave's back, or made them anew: all are set again, to what was heard last.
+    pub fn set_back(&mut self) {
+        self.known.clear();
+        self.news = self.heard.clone();
     }
 
     /// The same for all of them, and looks anew which of them the slave has.
     pub fn hear_all(&mut self, moved: &[Moved]) {
         self.known.clear();
+        self.heard.clear();
         self.hear(moved);
     }
 
@@ -290,6 +315,7 @@ impl Follower {
         let sequences: Vec<&Sequence> = unknown.iter().map(|moved| &*moved.sequence).collect();
         for (moved, found) in unknown.iter().zip(on_slave(client, &self.mapping, &sequences)?) {
             let known = match found {
+                Some(found) if found.goes_between(&moved.sequence) => None,
                 Some(found) if found.lacks.is_empty() => {
                     if !(found.bounds.min..=found.bounds.max).contains(&moved.value) {
                         self.say(&format!("{} does not reach {}", found.name, moved.value));

@@ -34,6 +34,7 @@ mod filters; // tables of which the master sends a part
 mod mapping; // tables, schemas and columns that a slave has under other names, or has not
 mod transforms; // rows that a slave keeps in another form
 mod transform_history; // random histories of such rows, against a view
+mod constraints; // those of a slave whose agent may not let them rest
 mod privileges; // writers without rights, owners, least privilege for the agent
 mod cli; // each bad input has one clear error
 mod stages; // where the time of a slave goes

@@ -147,6 +147,34 @@ fn truncate_restarts_them_in_their_place() {
     );
 }
 
+/// The master stood there already when the slave began with what came before.
+#[test]
+fn a_restart_in_a_backlog_does_not_leave_them_behind() {
+    let trio = Setup::new("create table t (id serial primary key, n int)").build();
+    trio.once().expect_code(0);
+    trio.master.run("insert into t select from generate_series(1, 50)");
+    trio.master.run("begin; truncate t restart identity; insert into t default values; insert into t default values; commit");
+    trio.once().expect_code(0);
+    assert_eq!(trio.slaves.iter().map(|slave| state(slave, "t_id_seq")).collect::<Vec<_>>(), ["2|t", "2|t"]);
+    trio.master.run(
+        "select pyreplica.replicate_ddl('alter sequence public.t_id_seq restart with 1000');
+         insert into t default values;
+         select pyreplica.replicate_ddl('alter sequence public.t_id_seq restart with 500')",
+    );
+    trio.once().expect_code(0);
+    assert_eq!(state(&trio.slaves[0], "t_id_seq"), "500|f");
+}
+
+/// Its values are those of other remainders then; only what `spread_sequences` does makes a sequence go its own way.
+#[test]
+fn one_that_counts_in_steps_follows_wherever_it_was_set() {
+    let trio = Setup::new("create sequence s increment 10 start 7; create table t (id int primary key default nextval('s')); alter sequence s owned by t.id").build();
+    trio.once().expect_code(0);
+    trio.master.run("insert into t default values; select setval('s', 2000); insert into t default values");
+    trio.once().expect_code(0);
+    assert_eq!(state(&trio.slaves[0], "s"), "2010|t");
+}
+
 #[test]
 fn a_column_that_comes_later_brings_its_sequence() {
     let mut trio = Setup::new("create table t (id int primary key)").timer_seconds("60").start();

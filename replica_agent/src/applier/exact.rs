@@ -72,11 +72,13 @@ impl Applier {
             Change::Truncate { partition, restart_identity, .. } => {
                 let emptied = partition.as_ref().map_or(wanted, std::slice::from_ref);
                 let relations: Vec<&Relation> = emptied.iter().map(|&r| decoder.relation(r)).collect();
+                self.restarted |= restart_identity;
                 self.truncate(client, &relations, *restart_identity)
             }
             Change::Statement { sql, search_path, role } => {
-                // It may change any table.
+                // It may change any table, and any sequence.
                 self.forget();
+                self.restarted = true;
                 run_statement(client, sql, search_path, role, self.forwards.as_ref())
             }
         }

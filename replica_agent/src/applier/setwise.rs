@@ -64,7 +64,8 @@ impl Applier {
             self.arrays = array_types(client)?;
         }
         let work = Work { chunks, plan, stop };
-        for target in targets {
+        // What refers to others goes first.
+        for target in targets.iter().rev() {
             match target.slave.is_transformed() {
                 false => self.delete(client, &work, target)?,
                 true => self.delete_mapped(client, &work, target)?,

@@ -3,7 +3,7 @@
 select r.relation::oid as oid, r.schema_name::text, r.sequence_name::text,
        n.nspname::text as owner_schema, c.relname::text as owner_table, r.column_name::text as owner_column,
        v.state[1] as last_value, v.state[2] <> 0 as is_called,
-       s.seqincrement as increment, s.seqmin as min, s.seqmax as max, s.seqcycle as cycle
+       s.seqstart as start, s.seqincrement as increment, s.seqmin as min, s.seqmax as max, s.seqcycle as cycle
   from pyreplica.replicated_sequence r
   join pg_sequence s on s.seqrelid = r.relation
   cross join lateral (select pyreplica.sequence_state(r.relation)) v(state)

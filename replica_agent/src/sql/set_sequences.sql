@@ -8,8 +8,6 @@ select pg_catalog.setval(s.seqrelid::regclass, m.value, m.called)
        when m.value not between s.seqmin and s.seqmax
             or not has_sequence_privilege(s.seqrelid, 'SELECT') or not has_sequence_privilege(s.seqrelid, 'UPDATE')
        then false
-       -- It counts in steps between those of the master (pyreplica.spread_sequences), whose values it never gives.
-       when mod(m.value::numeric - s.seqstart, s.seqincrement) <> 0 then false
        else (select case when s.seqcycle then (l.value, l.called) is distinct from (m.value, m.called)
                          when s.seqincrement > 0 then (l.value, l.called) < (m.value, m.called)
                          else l.value > m.value or l.value = m.value and l.called < m.called end

@@ -42,7 +42,7 @@ pub(super) fn compare(
             out(&format!("{place}: cannot be read or set, and is not followed"))?;
             continue;
         }
-        if found.goes_between(moved.value) {
+        if found.goes_between(&moved.sequence) {
             out(&format!("{place}: gives values between the master's, and does not follow"))?;
             continue;
         }
@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn behind_is_where_the_next_value_has_been_used() {
-        let sequence = Sequence { oid: 1, schema: "s".into(), name: "q".into(), owner: None };
+        let sequence =
+            Sequence { oid: 1, schema: "s".into(), name: "q".into(), owner: None, start: 1, increment: 1 };
         let sequence = Arc::new(sequence);
         let check = |here, (value, called), increment, cycle, behind| {
             let there = Moved { sequence: Arc::clone(&sequence), value, called };

@@ -1,0 +1,102 @@
+//! Slaves on which the agent may not set session_replication_role: their foreign keys and constraints look at each
+//! statement, as the master's did.
+
+use pyreplica_tests::trio::{Setup, Trio};
+
+/// The role of the agent on the first slave may change rows and nothing else.
+fn constrained(schema: &str, role: &str) -> Trio {
+    let trio = Setup::new(schema).slaves(1).build();
+    let slave = &trio.slaves[0];
+    slave.run(&format!(
+        "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
+         grant create on database \"{}\" to {role};
+         grant select, insert, update, delete, truncate on all tables in schema public to {role}",
+        slave.name
+    ));
+    let (before, after) =
+        trio.config().split_once("[[slave]]").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a slave");
+    trio.agent
+        .configure(&format!("{before}[[slave]]{}", after.replace("user=postgres", &format!("user={role}"))));
+    trio
+}
+
+fn assert_all_arrive(trio: &Trio, statements: &[&str]) {
+    trio.once().expect_code(0);
+    for sql in statements {
+        trio.master.run(sql);
+        trio.once().expect_code(0);
+        trio.assert_same();
+    }
+    // In one batch, too.
+    statements.iter().for_each(|sql| trio.master.run(sql));
+    trio.once().expect_code(0);
+    trio.assert_same();
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
+fn rows_of_a_statement_may_refer_to_each_other() {
+    let trio = constrained("create table t (id int primary key, parent int references t)", "c_self");
+    assert_all_arrive(
+        &trio,
+        &[
+            "insert into t values (4, 5), (5, null), (6, 4)",
+            "update t set parent = 6",
+            "delete from t",
+            "begin; insert into t values (1, 2), (2, 1); update t set id = id + 10, parent = parent + 10; commit", "delete from t",
+        ],
+    );
+}
+
+#[test]
+fn tables_that_refer_to_each_other_change_in_the_order_of_their_keys() {
+    let trio = constrained(
+        "create table child (id int primary key);
+         create table parent (id int primary key, parent int references parent);
+         alter table child add parent int references parent",
+        "c_two",
+    );
+    assert_all_arrive(
+        &trio,
+        &[
+            "begin; insert into parent values (2, 3), (3, null); insert into child values (1, 2), (2, 3), (3, 3); commit",
+            "begin; delete from child; delete from parent;
+             insert into parent values (12, 13), (13, null); insert into child values (7, 12), (8, 13); commit",
+            "begin; delete from child; delete from parent; commit",
+        ],
+    );
+}
+
+#[test]
+fn deferrable_constraints_wait_for_the_end() {
+    let trio = constrained(
+        "create table t (id int primary key, u int unique deferrable initially immediate);
+         create table r (id int primary key, t int references t deferrable initially immediate)",
+        "c_deferred",
+    );
+    assert_all_arrive(
+        &trio,
+        &[
+            "insert into t select i, i from generate_series(1, 500) i",
+            "update t set u = u + 1",
+            "begin; set constraints all deferred; insert into r values (1, 1000); insert into t values (1000, 1000); commit",
+            "delete from r; delete from t",
+        ],
+    );
+}
+
+/// What is no matter of order is a conflict as ever, and names its row.
+#[test]
+fn a_row_in_the_way_is_named() {
+    let trio = constrained(
+        "create table t (id int primary key, u int unique deferrable initially immediate)",
+        "c_way",
+    );
+    trio.once().expect_code(0);
+    trio.slaves[0].run("insert into t values (9, 30)");
+    trio.master.run("insert into t values (1, 10), (2, 20), (3, 30)");
+    trio.once().expect_code(1).expect_text(&["t_u_key", "conflict=insert_exists", "(id)=(3)"]);
+    trio.slaves[0].run("delete from t where id = 9");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
