@@ -8,7 +8,9 @@ use crate::error::{Error, Kind, Result};
 /// A value as it was sent; `None` is NULL.
 pub type Value<'a> = Option<&'a [u8]>;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Before settings travelled with a statement, but for its search_path.
+const VERSION_1: u8 = 1;
 /// PostgreSQL's limit.
 const MAX_COLUMNS: u64 = 1600;
 
@@ -66,8 +68,8 @@ pub enum Change<'a> {
     },
     Statement {
         sql: &'a str,
-        search_path: &'a str,
         role: &'a str,
+        settings: Vec<(&'a str, &'a str)>,
     },
 }
 
@@ -97,6 +99,7 @@ impl Change<'_> {
 
 /// Walks through a payload.
 pub struct Decoder<'a> {
+    version: u8,
     rest: &'a [u8],
     length: usize,
     relations: Vec<Relation<'a>>,
@@ -104,18 +107,18 @@ pub struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     pub fn new(payload: &'a [u8]) -> Result<Self> {
-        let rest = match payload.split_first() {
-            None => payload,
-            Some((&VERSION, rest)) => rest,
+        let (version, rest) = match payload.split_first() {
+            None => (VERSION, payload),
+            Some((&version @ (VERSION_1 | VERSION), rest)) => (version, rest),
             Some((version, _)) => {
                 return Err(Error::new(
                     Kind::Log,
-                    format!("log has format version {version}, this agent knows {VERSION}"),
+                    format!("log has format version {version}, this agent knows {VERSION_1} to {VERSION}"),
                 )
                 .hint("Install the agent that belongs to the extension on the master."))
             }
         };
-        Ok(Decoder { rest, length: payload.len(), relations: Vec::new() })
+        Ok(Decoder { version, rest, length: payload.len(), relations: Vec::new() })
     }
 
     pub fn relation(&self, number: usize) -> &Relation<'a> {
@@ -163,7 +166,8 @@ impl<'a> Decoder<'a> {
 
     /// The number that these bytes are.
     pub fn number_of(bytes: &[u8]) -> Result<usize> {
-        let mut decoder = Decoder { rest: bytes, length: bytes.len(), relations: Vec::new() };
+        let mut decoder =
+            Decoder { version: VERSION, rest: bytes, length: bytes.len(), relations: Vec::new() };
         let number = decoder.varint()?;
         usize::try_from(number).map_err(|_| decoder.malformed("number out of range"))
     }
@@ -250,7 +254,15 @@ impl<'a> Decoder<'a> {
     }
 
     fn statement(&mut self) -> Result<Change<'a>> {
-        Ok(Change::Statement { sql: self.string()?, search_path: self.string()?, role: self.string()? })
+        let sql = self.string()?;
+        if self.version == VERSION_1 {
+            let (search_path, role) = (self.string()?, self.string()?);
+            return Ok(Change::Statement { sql, role, settings: vec![("search_path", search_path)] });
+        }
+        let role = self.string()?;
+        let settings =
+            (0..self.varint()?).map(|_| Ok((self.string()?, self.string()?))).collect::<Result<_>>()?;
+        Ok(Change::Statement { sql, role, settings })
     }
 
     /// A value of every column; each must have been introduced.

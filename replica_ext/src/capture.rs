@@ -18,7 +18,7 @@ use crate::encode;
 use crate::pg::heap::{self, ChunkRow, LogTables, Writer};
 use crate::pg::lock;
 use crate::pg::relation;
-use crate::pg::session::{self, Pinned};
+use crate::pg::session::{self, Pinned, Setting};
 use crate::pg::trigger::{Call, Event};
 use crate::pg::tuple::Row;
 use crate::pg::xact;
@@ -81,8 +81,8 @@ pub fn log_statement(call: &Call) {
 }
 
 /// The same, for who has run it here.
-pub fn queue_statement(sql: &[u8], search_path: &[u8], role: &[u8]) {
-    CAPTURE.with(|capture| capture.borrow_mut().queue_statement(sql, search_path, role));
+pub fn queue_statement(sql: &[u8], role: &[u8], settings: &[Setting]) {
+    CAPTURE.with(|capture| capture.borrow_mut().queue_statement(sql, role, settings));
 }
 
 /// How many changes the transaction has made so far.
@@ -276,10 +276,10 @@ impl Capture {
             )
         };
         // For the slaves only, so nobody has run it here: it is the agent's role that runs it there.
-        self.queue_statement(&sql, &session::search_path(), b"");
+        self.queue_statement(&sql, b"", &session::settings_of_meaning());
     }
 
-    fn queue_statement(&mut self, sql: &[u8], search_path: &[u8], role: &[u8]) {
+    fn queue_statement(&mut self, sql: &[u8], role: &[u8], settings: &[Setting]) {
         self.truncate = None;
         xact::register();
         self.buffer.enter(session::nest_level());
@@ -287,7 +287,7 @@ impl Capture {
         loop {
             let open = self.buffer.open(place);
             let start = open.start;
-            encode::statement(open.bytes, sql, search_path, role);
+            encode::statement(open.bytes, sql, role, settings);
             if self.buffer.close(place, start) {
                 break;
             }

@@ -5,6 +5,9 @@
 
 use crate::encode::{self, tag, VERSION};
 
+/// Before settings travelled with a statement, but for its search_path.
+const VERSION_1: u8 = 1;
+
 /// Where a payload stops making sense.
 #[derive(Debug, PartialEq, Clone)]
 pub struct Malformed {
@@ -63,8 +66,8 @@ pub enum Message<'a> {
     },
     Statement {
         sql: &'a [u8],
-        search_path: &'a [u8],
         role: &'a [u8],
+        settings: Vec<(&'a [u8], &'a [u8])>,
     },
 }
 
@@ -85,7 +88,7 @@ pub struct Messages<'a> {
 impl<'a> Messages<'a> {
     pub fn new(payload: &'a [u8]) -> Result<Self, Malformed> {
         match payload.first() {
-            None | Some(&VERSION) => {}
+            None | Some(&(VERSION_1 | VERSION)) => {}
             Some(_) => return Err(Malformed { offset: 0, what: "unknown version" }),
         }
         Ok(Messages { payload, at: payload.len().min(1), relations: Vec::new() })
@@ -161,8 +164,16 @@ impl<'a> Messages<'a> {
                     relations,
                 }
             }
+            tag::STATEMENT if self.payload[0] == VERSION_1 => {
+                let (sql, search_path, role) = (self.string()?, self.string()?, self.string()?);
+                Message::Statement { sql, role, settings: vec![(b"search_path", search_path)] }
+            }
             tag::STATEMENT => {
-                Message::Statement { sql: self.string()?, search_path: self.string()?, role: self.string()? }
+                let (sql, role) = (self.string()?, self.string()?);
+                let settings = (0..self.number()?)
+                    .map(|_| Ok((self.string()?, self.string()?)))
+                    .collect::<Result<_, _>>()?;
+                Message::Statement { sql, role, settings }
             }
             _ => return Err(Malformed { offset: self.at - 1, what: "unknown message" }),
         };

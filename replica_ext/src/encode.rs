@@ -4,7 +4,7 @@
 //! Pure; the golden examples in `tests/golden/` hold it to the document.
 
 /// First byte of every payload.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// TRUNCATE ... RESTART IDENTITY.
 pub const TRUNCATE_RESTART: u64 = 1;
@@ -93,11 +93,15 @@ pub fn column(out: &mut Vec<u8>, column: usize, name: &[u8], type_oid: u32, bina
     varint(out, u64::from(type_oid) * 2 + u64::from(binary));
 }
 
-pub fn statement(out: &mut Vec<u8>, sql: &[u8], search_path: &[u8], role: &[u8]) {
+pub fn statement(out: &mut Vec<u8>, sql: &[u8], role: &[u8], settings: &[(&[u8], impl AsRef<[u8]>)]) {
     out.push(tag::STATEMENT);
     string(out, sql);
-    string(out, search_path);
     string(out, role);
+    varint(out, settings.len() as u64);
+    for (name, value) in settings {
+        string(out, name);
+        string(out, value.as_ref());
+    }
 }
 
 pub fn truncate(out: &mut Vec<u8>, flags: u64, relations: &[u32]) {

@@ -1,7 +1,7 @@
 //! `replicate_ddl`: runs statements here, and queues them in their place in the log for the slaves.
 //!
-//! In: a text of one or more statements. Out: each of them run as the caller would have run it, and queued under the
-//! search_path and role that it was run with.
+//! In: a text of one or more statements. Out: each of them run as the caller would have run it, and queued with the
+//! role and the settings that it was run under.
 //!
 //! Nothing arrives twice: a statement whose purpose is rows is not queued when it changed rows of replicated tables,
 //! or was there to change them: they travel as rows, in their place. Any other statement that changes such rows (a
@@ -41,7 +41,7 @@ fn replicate(statement: &Statement) {
         );
     }
     // Of before: it may change either.
-    let (search_path, role) = (session::search_path(), session::role_name(session::role()));
+    let (settings, role) = (session::settings_of_meaning(), session::role_name(session::role()));
     let before = capture::changes();
     if !statements::run(&statement.sql) {
         refuse(
@@ -62,7 +62,7 @@ fn replicate(statement: &Statement) {
         _ => {}
     }
     let role = role.map_or_else(Vec::new, |name| types::to_utf8(&name).into_owned());
-    capture::queue_statement(&types::to_utf8(statement.sql.to_bytes()), &search_path, &role);
+    capture::queue_statement(&types::to_utf8(statement.sql.to_bytes()), &role, &settings);
 }
 
 /// Who may queue a statement for the slaves may also run it here.

@@ -141,6 +141,31 @@ fn it_runs_under_the_same_search_path_and_role() {
 }
 
 #[test]
+fn a_statement_means_what_it_means_on_the_master() {
+    let mut trio = Trio::start(TABLE);
+    trio.master.run("insert into t values (1, 'a')");
+    trio.master.run(
+        r"set datestyle = 'SQL, DMY'; set timezone = 'Asia/Tokyo'; set intervalstyle = 'sql_standard';
+          set standard_conforming_strings = off; set escape_string_warning = off; set bytea_output = 'escape';
+          set extra_float_digits = 0; set default_text_search_config = 'pg_catalog.german';
+          select pyreplica.replicate_ddl($$alter table t add d date default '01/02/2020',
+              add tz timestamptz default '2020-01-01 12:00', add iv interval default '-1 2:00:00',
+              add s text default 'a\\b\'c', add f text default (0.1::float8 + 0.2::float8)::text,
+              add b text default 'x'::bytea::text, add w tsvector default to_tsvector('die Katzen')$$);
+          select pyreplica.replicate_ddl($$set datestyle = 'ISO, MDY'; alter table t add d2 date default '01/02/2020'$$);
+          insert into t (id) values (2)",
+    );
+    // What the statement needed is gone with it.
+    trio.master.run("insert into t (id, d, tz, s) values (3, '2020-03-04', '2020-01-01 12:00+01', 'd\\e')");
+    trio.catch_up_and_compare();
+    let slave = &trio.slaves[0];
+    slave.run("insert into t (id) values (4)");
+    let shown = "select d, d2, tz = '2020-01-01 12:00+09', iv = '-26:00', s from t where id = 4";
+    assert_eq!(slave.value(shown), r"2020-02-01|2020-01-02|t|t|a\b'c");
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
 fn a_table_may_be_made_added_and_filled_at_once() {
     for setup in [
         Setup::new(TABLE),

@@ -75,11 +75,11 @@ impl Applier {
                 self.restarted |= restart_identity;
                 self.truncate(client, &relations, *restart_identity)
             }
-            Change::Statement { sql, search_path, role } => {
+            Change::Statement { sql, role, settings } => {
                 // It may change any table, and any sequence.
                 self.forget();
                 self.restarted = true;
-                run_statement(client, sql, search_path, role, self.forwards.as_ref())
+                run_statement(client, sql, role, settings, self.forwards.as_ref())
             }
         }
     }
@@ -217,7 +217,7 @@ impl Applier {
     }
 }
 
-/// A statement queued on the master, under the search path it was queued with, and as the role that it names where our
+/// A statement queued on the master, under the settings it was queued with, and as the role that it names where our
 /// role is a member of that. It runs inside a DO block, where PostgreSQL refuses to end our transaction. What it sets
 /// for the session is set back.
 ///
@@ -225,8 +225,8 @@ impl Applier {
 fn run_statement(
     client: &mut Pipe,
     sql: &str,
-    search_path: &str,
     role: &str,
+    settings: &[(&str, &str)],
     forwards: Option<&Forwards>,
 ) -> Result<()> {
     let (before, after) = match forwards {
@@ -251,15 +251,22 @@ fn run_statement(
             ),
         ),
     };
+    let set = |(name, value): &(&str, &str)| {
+        format!("pg_catalog.set_config({}, {}, true)", quote::literal(name), quote::literal(value))
+    };
+    let settings_there: Vec<String> = settings.iter().map(set).collect();
+    // Those that our session pins are pinned again, to values of its own.
+    let usual = |(name, _): &(&str, &str)| format!("set local {} to default; ", quote::ident(name));
+    let settings_here: String = settings.iter().map(usual).collect();
     let block = format!("begin execute {}; end", quote::literal(sql));
     client
         .batch_execute(&format!(
             "{usual}{before}select pg_catalog.set_config('role', rolname, true) from pg_catalog.pg_roles \
              where rolname = {role} and rolname <> current_user and pg_catalog.pg_has_role(oid, 'MEMBER'); \
-             select pg_catalog.set_config('search_path', {path}, true); do {block}; reset role{after}; {pinned}",
+             select {there}; do {block}; reset role{after}; {settings_here}{pinned}",
             usual = session::plan_as_usual(),
             role = quote::literal(role),
-            path = quote::literal(search_path),
+            there = settings_there.join(", "),
             block = quote::literal(&block),
             pinned = session::pin_again(),
         ))

@@ -42,9 +42,11 @@ fn describe(decoder: &Decoder, change: &Change) -> String {
             let partition = partition.map(|p| format!("{} of ", name(p))).unwrap_or_default();
             format!("truncate {partition}{names}{}", if *restart_identity { " restart identity" } else { "" })
         }
-        Change::Statement { sql, search_path, role } => {
-            let [sql, path, role] = [sql, search_path, role].map(|s| value(Some(s.as_bytes())));
-            format!("statement {sql} search_path {path} role {role}")
+        Change::Statement { sql, role, settings } => {
+            let show = |text: &str| value(Some(text.as_bytes()));
+            let settings: String =
+                settings.iter().map(|(name, value)| format!(" {name}={}", show(value))).collect();
+            format!("statement {} role {}{settings}", show(sql), show(role))
         }
     }
 }
@@ -109,7 +111,7 @@ fn refuses() {
         let text = decode(&unhex(hex)).unwrap_err().to_string();
         assert!(text.contains(what), "{hex}: {text}");
     };
-    check("02", "format version 2");
+    check("03", "format version 3");
     check("0158", "unknown message");
     check("014900", "number out of range"); // a relation that was not introduced
     check("0152018080808080808080808001", "number out of range"); // a varint of more than 64 bits
@@ -124,6 +126,7 @@ proptest! {
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = decode(&bytes);
         let _ = decode(&[&[1u8][..], &bytes].concat());
+        let _ = decode(&[&[2u8][..], &bytes].concat());
     }
 
     #[test]

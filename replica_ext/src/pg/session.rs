@@ -78,13 +78,36 @@ pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
     }
 }
 
-/// The session's search_path as it was set.
-pub fn search_path() -> Vec<u8> {
-    // SAFETY: the setting exists in every server; the string belongs to guc.c and is copied.
-    unsafe {
-        let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), false, false);
-        super::types::to_utf8(CStr::from_ptr(value).to_bytes()).into_owned()
-    }
+/// What the text of a statement means depends on these: which objects its names are, which values its literals are,
+/// and which text its casts give. Not lc_*: a slave's system may lack the locale.
+const OF_MEANING: [&CStr; 14] = [
+    c"search_path",
+    c"DateStyle",
+    c"IntervalStyle",
+    c"TimeZone",
+    c"timezone_abbreviations",
+    c"standard_conforming_strings",
+    c"backslash_quote",
+    c"transform_null_equals",
+    c"array_nulls",
+    c"xmloption",
+    c"xmlbinary",
+    c"bytea_output",
+    c"extra_float_digits",
+    c"default_text_search_config",
+];
+
+/// Name and value of a setting.
+pub type Setting = (&'static [u8], Vec<u8>);
+
+/// The session's settings on which the meaning of a statement depends.
+pub fn settings_of_meaning() -> Vec<Setting> {
+    let value = |name: &CStr| {
+        // SAFETY: the setting exists in every server; the string belongs to guc.c and is copied.
+        let value = unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) };
+        super::types::to_utf8(value.to_bytes()).into_owned()
+    };
+    OF_MEANING.iter().map(|name| (name.to_bytes(), value(name))).collect()
 }
 
 /// Queues the wake-up of the agents for commit. Equal notifications of one transaction collapse.

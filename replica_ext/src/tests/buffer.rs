@@ -57,7 +57,7 @@ fn write(buffer: &mut Buffer, place: crate::buffer::Place, sql: &str) {
             *number
         });
         encode::truncate(open.bytes, 0, &[number]);
-        encode::statement(open.bytes, sql.as_bytes(), b"", b"");
+        encode::statement(open.bytes, sql.as_bytes(), b"", &[(b"search_path".as_slice(), b"")]);
         if buffer.close(place, start) {
             break;
         }
