@@ -14,6 +14,12 @@ create function pyreplica.arm(slow text[]) returns text
     language c as 'MODULE_PATHNAME', 'arm_wrapper';
 comment on function pyreplica.arm(text[]) is 'state of the log; lets the session sleep until NOTIFY replicas';
 
+-- Waits until something may have been committed that statements since the last call have not seen, at most so many
+-- milliseconds; writers wake it without NOTIFY. Returns the state of the log as arm does.
+create function pyreplica.doze(milliseconds int) returns text strict
+    language c as 'MODULE_PATHNAME', 'doze_wrapper';
+comment on function pyreplica.doze(int) is 'waits for something new in the log';
+
 create function pyreplica.disarm() returns boolean
     language c as 'MODULE_PATHNAME', 'disarm_wrapper';
 comment on function pyreplica.disarm() is 'the session sleeps no more';

@@ -26,7 +26,7 @@ begin
                                     pyreplica.log_id to %s', role);
     execute format('grant select, insert, update, delete on pyreplica.slave, pyreplica.decision to %s', role);
     execute format('grant execute on function pyreplica.rotate_log(), pyreplica.flush_wal(),
-                                              pyreplica.arm(text[]), pyreplica.disarm(),
+                                              pyreplica.arm(text[]), pyreplica.disarm(), pyreplica.doze(int),
                                               pyreplica.behind(bigint, pg_snapshot, bigint),
                                               pyreplica.sequence_state(oid), pyreplica.moved_sequences(boolean),
                                               pyreplica.decode_chunk(bytea),

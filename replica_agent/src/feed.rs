@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, never, select, Receiver, Sender};
+use crossbeam_channel::{bounded, never, select, Receiver, Sender, TryRecvError};
 
 use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
@@ -150,15 +150,6 @@ impl Feed {
         Ok(Feed { items, stop: context.stop.clone(), pulse, _quit: quit })
     }
 
-    /// The next item if it is there.
-    pub fn at_once(&self) -> Result<Option<Item>> {
-        match self.items.try_recv() {
-            Ok(item) if !self.stop.is_set() => item.map(Some),
-            // `next` says why there is none.
-            _ => Ok(None),
-        }
-    }
-
     /// The next item; `None` when it does not come in time.
     pub fn next(&self, timeout: Duration) -> Result<Option<Item>> {
         self.pulse.asleep(timeout, || {
@@ -201,6 +192,7 @@ fn read(
         items,
         news,
         quit,
+        told: false,
         pulse: context.pulses.watch(&format!("reader of {}", names.join(", "))),
     };
     match (hub, master) {
@@ -225,81 +217,112 @@ struct Reading<'a> {
     items: &'a Sender<Result<Item>>,
     news: Receiver<()>,
     quit: Receiver<()>,
+    /// Whoever takes what is read knows that there is no more.
+    told: bool,
     pulse: Pulse,
 }
 
 impl Reading<'_> {
     fn alone(&mut self, mut position: Position, target: Option<&Target>) -> Result<()> {
+        let mut doze = None;
         loop {
-            match (target.is_some(), self.read(&mut position, target, false)?) {
+            match (target.is_some(), self.read(&mut position, target, doze.take(), false)?) {
                 (_, Found::Some) | (true, Found::All) => continue,
                 (true, Found::Nothing) => return hand_on(self.items, Item::Target),
-                (false, _) => {}
-            }
-            if !self.rest(&never(), None)? {
-                return Ok(());
+                (false, found) => match self.rest(found, &never(), None)? {
+                    Next::Read(after) => doze = after,
+                    Next::Quit => return Ok(()),
+                },
             }
         }
     }
 
-    /// Reads a batch for this feed alone; `more`: even at its end there is more.
-    fn read(&mut self, position: &mut Position, target: Option<&Target>, more: bool) -> Result<Found> {
+    /// Reads a batch for this feed alone, perhaps when it has dozed; `more`: even at its end there is more.
+    fn read(
+        &mut self,
+        position: &mut Position,
+        target: Option<&Target>,
+        doze: Option<Duration>,
+        more: bool,
+    ) -> Result<Found> {
         let Reading { reader, planning, items, .. } = self;
         planning.begin();
-        let found = reader.read(position, target, &mut |mut part| {
+        let found = reader.read(position, target, doze, &mut |mut part| {
             if let Some(end) = &mut part.end {
                 end.more |= more;
             }
             planning.add(part, &mut |window| hand_on(items, Item::Window(Arc::new(window))))
         })?;
         if found != Found::Nothing {
-            self.rest.news(Instant::now());
+            self.news();
         }
         Ok(found)
     }
 
-    /// All there was has been read: waits until it is time to read again, or the seat is lost. False when the feed was
-    /// dropped.
-    fn rest(&mut self, moved: &Receiver<()>, seat: Option<&Seat>) -> Result<bool> {
-        let Reading { reader, rest, items, news, quit, pulse, .. } = self;
-        let mut told = false;
-        loop {
-            let step = rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))?;
-            let (Step::Nap(wait) | Step::Sleep(wait)) = step else { return Ok(true) };
-            if reader.is_armed() {
-                // Does not wait for a slow slave: until then every writer would notify. It hears it again.
-                items.try_send(Ok(Item::Level)).ok();
-            } else if !told && seat.is_some() {
-                // Others wait for us.
-                told = items.try_send(Ok(Item::Level)).is_ok();
-            } else if !std::mem::replace(&mut told, true) {
-                hand_on(items, Item::Level)?;
-            }
-            if seat.is_some_and(|seat| !seat.rests(wait)) {
-                return Ok(true);
-            }
-            let dropped = pulse.asleep(wait, || {
-                select! {
-                    recv(news) -> _ => {
-                        rest.woken();
-                        reader.notified();
-                    }
-                    recv(moved) -> _ => {}
-                    recv(quit) -> _ => return true,
-                    // What cannot notify (a prepared transaction) is found by the timer.
-                    default(wait) => {}
-                }
-                false
-            });
-            if dropped {
-                return Ok(false);
-            }
-            let lost = seat.is_some_and(|seat| !seat.rests(Duration::ZERO));
-            if lost || matches!(step, Step::Sleep(_)) {
-                return Ok(true);
-            }
-        }
+    fn news(&mut self) {
+        self.rest.news(Instant::now());
+        self.told = false;
     }
+
+    /// All there was has been read: waits until it is time to read again, or the seat is lost.
+    fn rest(&mut self, found: Found, moved: &Receiver<()>, seat: Option<&Seat>) -> Result<Next> {
+        if self.quit.try_recv() == Err(TryRecvError::Disconnected) {
+            return Ok(Next::Quit);
+        }
+        let Reading { reader, rest, .. } = self;
+        let wait = match rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))? {
+            Step::Read => return Ok(Next::Read(None)),
+            Step::Doze(wait) => {
+                // The end of a batch says by itself that there is no more.
+                if found == Found::Nothing {
+                    self.tell_level(seat.is_none())?;
+                }
+                return Ok(Next::Read(Some(wait)));
+            }
+            Step::Sleep(wait) => wait,
+        };
+        // Does not wait for a slow slave: until then every writer would notify. It hears it again.
+        self.told = false;
+        self.tell_level(false)?;
+        if seat.is_some_and(|seat| !seat.rests(wait)) {
+            return Ok(Next::Read(None));
+        }
+        let Reading { reader, rest, news, quit, pulse, .. } = self;
+        let dropped = pulse.asleep(wait, || {
+            select! {
+                recv(news) -> _ => {
+                    rest.woken();
+                    reader.notified();
+                }
+                recv(moved) -> _ => {}
+                recv(quit) -> _ => return true,
+                // What cannot notify (a prepared transaction) is found by the timer.
+                default(wait) => {}
+            }
+            false
+        });
+        Ok(if dropped { Next::Quit } else { Next::Read(None) })
+    }
+
+    /// Says once that there is no more; to others' slaves only as far as that does not let us wait.
+    fn tell_level(&mut self, patient: bool) -> Result<()> {
+        if self.told {
+            return Ok(());
+        }
+        self.told = match patient {
+            true => hand_on(self.items, Item::Level).map(|()| true)?,
+            false => self.items.try_send(Ok(Item::Level)).is_ok(),
+        };
+        Ok(())
+    }
+}
+
+/// What to do after a rest.
+enum Next {
+    /// Read, perhaps after a doze of at most so long.
+    Read(Option<Duration>),
+    /// The feed was dropped.
+    Quit,
 }
 
 fn hand_on(items: &Sender<Result<Item>>, item: Item) -> Result<()> {

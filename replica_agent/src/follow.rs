@@ -26,6 +26,9 @@ use crate::schema::{self, Pending};
 const STANDBY: Duration = Duration::from_secs(3);
 /// How long a position waits for something to be committed with.
 const AHEAD_FOR: Duration = Duration::from_secs(1);
+/// How long answers of the slave are let come in, before the first look for them and later on.
+const FIRST_NAP: Duration = Duration::from_micros(500);
+const LONGEST_NAP: Duration = Duration::from_millis(8);
 /// `once` gives up when a connection fails so often in a row.
 pub const ONCE_ATTEMPTS: u32 = 3;
 
@@ -202,6 +205,8 @@ impl Member {
         let mut looked = Instant::now();
         let mut open = false;
         let mut batches = 0;
+        // While something is not answered, between two looks for answers.
+        let mut nap = FIRST_NAP;
         // Where the stream is when all that it brought since the last commit had come from this slave, and since when.
         let mut ahead: Option<(Position, Instant)> = None;
         loop {
@@ -209,17 +214,26 @@ impl Member {
             let timeouts = [self.reporter.due(), self.copying_again(), wait];
             // In the middle of a batch there is nothing to do but to go on.
             let timeout = timeouts.into_iter().flatten().filter(|_| !open).fold(timer, Duration::min);
-            // Nothing is waited for as long as there is something to send; what is none of a batch waits for all that was.
+            // What is none of a batch waits for all that was sent. Otherwise what comes next goes out at once: nobody
+            // waits for the answers, which are taken in now and then. To take in each as it comes would keep the slave
+            // from its work where processors are few.
+            let waiting = self.session.is_waiting();
             let look = !open && (looked.elapsed() >= timer || self.again.is_some());
-            let item = match self.session.is_waiting() {
+            let began = Instant::now();
+            let item = match waiting {
                 true if look => Ok(None),
-                true => feed.at_once(),
+                true => feed.next(nap),
                 false => feed.next(timeout),
             };
             let applied = match &item {
                 Ok(Some(Item::Window(window))) if context.careful => self.session.step(window, &context.stop),
                 Ok(Some(Item::Window(window))) => self.session.take(window, &context.stop),
+                Ok(None) if waiting && !look => self.session.take_in_answers(began.elapsed(), &context.stop),
                 _ => self.session.settle(&context.stop),
+            };
+            nap = match &item {
+                Ok(None) => LONGEST_NAP.min(nap * 2),
+                _ => FIRST_NAP,
             };
             batches += self.hear_of_committed(control, &mut ahead)?;
             if let Applied::UnknownTable { schema, name } = applied? {

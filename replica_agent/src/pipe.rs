@@ -25,7 +25,7 @@ use tokio_postgres::{AsyncMessage, CopyInSink, ToStatement};
 /// Reads and writes the socket; gives what the server says unasked.
 type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
 type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
-type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+pub type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
 
 /// Answers awaited at a time.
 const AWAITED_MAX: usize = 1000;
@@ -103,16 +103,20 @@ impl Pipe {
         self.wait(client.query(statement, params))
     }
 
-    /// Sends both, and waits for both.
-    pub fn query_both(
+    /// A query, perhaps behind one that waits for at most so many milliseconds; gives its row too, and how long it took.
+    pub fn query_after(
         &mut self,
-        first: &Statement,
-        first_params: Params,
-        second: &Statement,
-        second_params: Params,
-    ) -> Result<(Vec<Row>, Row), Error> {
-        let client = Arc::clone(&self.client);
-        self.wait(try_join(client.query(first, first_params), client.query_one(second, second_params)))
+        wait: &Statement,
+        at_most: Option<Duration>,
+        query: &Statement,
+        params: Params,
+    ) -> Result<(Option<(Row, Duration)>, Vec<Row>), Error> {
+        let Some(at_most) = at_most else { return Ok((None, self.query(query, params)?)) };
+        let (client, began) = (Arc::clone(&self.client), Instant::now());
+        let milliseconds = i32::try_from(at_most.as_millis()).unwrap_or(i32::MAX);
+        let params_of_wait: Params = &[&milliseconds];
+        let waited = async { Ok(Some((client.query_one(wait, params_of_wait).await?, began.elapsed()))) };
+        self.run(try_join(waited, client.query(query, params)))
     }
 
     pub fn query_one(

@@ -28,13 +28,14 @@
 //! was not seen by T2 and touched no row that T2 touched, or T2 would have waited for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::{Row, Statement};
 
 use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
-use crate::pipe::Pipe;
-use crate::position::{Position, Rank, Target, Xid};
+use crate::pipe::{Params, Pipe};
+use crate::position::{Position, Rank, Snapshot, Target, Xid};
 use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
 use crate::session::Session;
@@ -74,6 +75,8 @@ pub struct Part {
     pub chunks: Vec<Chunk>,
     /// Comes after the chunks.
     pub large: Option<Large>,
+    /// Before it was there, nothing was, for so long.
+    pub dozed: Duration,
     pub end: Option<End>,
 }
 
@@ -111,10 +114,12 @@ pub struct Limits {
 pub struct Reader {
     client: Pipe,
     log: Statement,
+    new: Statement,
     chunks: Statement,
     skip: Statement,
     confirm: Statement,
     arm: Statement,
+    doze: Statement,
     armed: bool,
     large: Arc<Log>,
     /// A NOTIFY came since the last read.
@@ -124,8 +129,13 @@ pub struct Reader {
     slaves: Vec<String>,
     limits: Limits,
     transactions_max: i64,
+    /// A rank, and snapshots with which it is a position that holds all that they see.
+    level: Option<(Rank, [Snapshot; 2])>,
     sequences: Sequences,
 }
+
+/// A reader in step asks for so many, and when they come it asks in order.
+const FEW: i64 = 100;
 
 /// What is read of sequences.
 #[derive(Default)]
@@ -136,6 +146,23 @@ struct Sequences {
     names: Names,
     /// What was told with reads that found nothing.
     told: Vec<Moved>,
+}
+
+impl Sequences {
+    /// As the statement is asked: all, those that have moved, or none.
+    fn asked(&self) -> Option<bool> {
+        self.wanted.then_some(self.all)
+    }
+}
+
+/// What a read has given.
+struct Next {
+    /// Before it.
+    dozed: Duration,
+    /// Before its snapshot was taken.
+    settled: Rank,
+    snapshot: Snapshot,
+    heads: Vec<Head>,
 }
 
 /// A transaction as its final chunk tells.
@@ -161,10 +188,12 @@ impl Reader {
         plan_by_index(&mut client)?;
         Ok(Reader {
             log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
+            new: client.prepare(include_str!("sql/read_new.sql")).map_err(failed)?,
             chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
             skip: client.prepare(include_str!("sql/skip_large.sql")).map_err(failed)?,
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
             arm: client.prepare("select pyreplica.arm($1)").map_err(failed)?,
+            doze: client.prepare("select pyreplica.doze($1)").map_err(failed)?,
             armed: false,
             large: Arc::new(log),
             notified: false,
@@ -174,6 +203,7 @@ impl Reader {
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
             limits,
             transactions_max: 1000,
+            level: None,
             sequences: Sequences::default(),
         })
     }
@@ -186,23 +216,17 @@ impl Reader {
 
     /// Reads the next batch and moves `position` behind it.
     ///
-    /// With a target only what the target holds is read.
+    /// With a target only what the target holds is read. Told to doze, it waits until there may be something, at most so
+    /// long.
     pub fn read(
         &mut self,
         position: &mut Position,
         target: Option<&Target>,
+        doze: Option<Duration>,
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<Found> {
-        // What was settled before the snapshot is taken; a target's may be older than that.
-        let settled = if target.is_some() { position.settled } else { self.settling.rank() };
-        // Who was notified finds something, and so has woken: both are said at once with the reading.
-        let woken = self.armed && std::mem::take(&mut self.notified);
-        let rows = self.query_log(position, target, woken)?;
-        let (first, rows) = rows
-            .split_first()
-            .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
-        position.snapshot = first.get::<_, &str>("snapshot").parse()?;
-        let heads = rows.iter().map(head).collect::<Result<_>>()?;
+        let Next { dozed, settled, snapshot, heads } = self.query_log(position, target, doze)?;
+        let before = std::mem::replace(&mut position.snapshot, snapshot);
         let (heads, more) = cut(heads, position.rank, self.limits, self.transactions_max);
         if more {
             self.transactions_max =
@@ -217,9 +241,11 @@ impl Reader {
 
         if heads.is_empty() {
             position.settle(settled);
+            let rank = position.rank;
+            self.level = target.is_none().then(|| (rank, [before, position.snapshot.clone()]));
             return Ok(Found::Nothing);
         }
-        let mut parts = Parts::new(hand_on);
+        let mut parts = Parts::new(hand_on, dozed);
         let sequences = std::mem::take(&mut self.sequences.told).into();
         for (run, end) in runs(heads, position, settled, more, &sequences) {
             for head in run {
@@ -231,6 +257,8 @@ impl Reader {
             *position = end.position.clone();
             parts.finish(end)?;
         }
+        let level = !more && target.is_none();
+        self.level = level.then(|| (position.rank, [position.snapshot.clone(), position.snapshot.clone()]));
         Ok(if more { Found::Some } else { Found::All })
     }
 
@@ -252,8 +280,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Asks for the state of the log; given slow transactions it arms, unless others are about to commit.
-    pub fn arm(&mut self, slow: Option<&[String]>) -> Result<Probe> {
+    /// Asks for the state of the log, and arms, unless others than these slow transactions are about to commit.
+    pub fn arm(&mut self, slow: &[String]) -> Result<Probe> {
         let row = self
             .client
             .query_one(&self.arm, &[&slow])
@@ -264,52 +292,106 @@ impl Reader {
         Ok(probe)
     }
 
-    /// Reads, and confirms behind it.
-    fn query_log(&mut self, position: &Position, target: Option<&Target>, woken: bool) -> Result<Vec<Row>> {
-        let sequences = self.sequences.wanted.then_some(self.sequences.all);
+    /// Reads, perhaps when it has dozed.
+    fn query_log(
+        &mut self,
+        position: &Position,
+        target: Option<&Target>,
+        doze: Option<Duration>,
+    ) -> Result<Next> {
+        // Who was notified finds something, and so has woken: both are said at once with the reading.
+        let woken = self.armed && std::mem::take(&mut self.notified);
+        let (state, rows) = match target {
+            None if self.is_level(position) => self.query_new(position, doze, woken)?,
+            _ => self.query_next(position, target, doze, woken)?,
+        };
+        let mut dozed = Duration::ZERO;
+        if let Some((state, since)) = state {
+            self.settling.look(state.get(0))?;
+            dozed = since;
+        }
+        // What was settled before the snapshot was taken; a target's may be older than that.
+        let settled = if target.is_some() { position.settled } else { self.settling.rank() };
+        let (first, rows) = rows
+            .split_first()
+            .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
+        self.confirmed(first, woken)?;
+        if let Some(state) = first.get("state") {
+            self.settling.look(state)?;
+        }
+        if let Some(moved) = first.get::<_, Option<Vec<i64>>>("sequences") {
+            self.sequences.all = false;
+            if !moved.is_empty() {
+                let moved = self.sequences.names.resolve(&mut self.client, &moved)?;
+                self.sequences.told.extend_from_slice(&moved);
+            }
+        }
+        if rows.len() as i64 == FEW {
+            self.level = None;
+            return self.query_log(position, target, None);
+        }
+        let heads = rows.iter().map(head).collect::<Result<_>>()?;
+        Ok(Next { dozed, settled, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
+    }
+
+    /// The position holds all that its snapshot sees, and nothing was in progress then.
+    fn is_level(&self, position: &Position) -> bool {
+        position.snapshot.in_progress().is_empty()
+            && self.level.as_ref().is_some_and(|(rank, snapshots)| {
+                *rank == position.rank && snapshots.contains(&position.snapshot)
+            })
+    }
+
+    fn query_new(
+        &mut self,
+        position: &Position,
+        doze: Option<Duration>,
+        woken: bool,
+    ) -> Result<(Option<(Row, Duration)>, Vec<Row>)> {
+        let sequences = self.sequences.asked();
+        let params: Params = &[&position.rank, &FEW, &self.agent, &self.slaves, &woken, &sequences];
+        self.client.query_after(&self.doze, doze, &self.new, params).map_err(read_failed)
+    }
+
+    fn query_next(
+        &mut self,
+        position: &Position,
+        target: Option<&Target>,
+        doze: Option<Duration>,
+        woken: bool,
+    ) -> Result<(Option<(Row, Duration)>, Vec<Row>)> {
+        let sequences = self.sequences.asked();
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
-        let (rows, confirmed) = self
-            .client
-            .query_both(
-                &self.log,
-                &[
-                    &position.rank,
-                    &position.snapshot.to_string(),
-                    &position.settled,
-                    &self.transactions_max,
-                    &rows_max,
-                    &bytes_max,
-                    &target.map(|t| t.rank),
-                    &target.map(|t| t.snapshot.to_string()),
-                ],
-                &self.confirm,
-                &[&self.agent, &self.slaves, &false, &woken, &sequences],
-            )
-            .map_err(read_failed)?;
-        self.confirmed(&confirmed, woken)?;
-        self.sequences.all &= sequences.is_none();
-        if let Some(moved) = confirmed.get::<_, Option<Vec<i64>>>("sequences").filter(|m| !m.is_empty()) {
-            let moved = self.sequences.names.resolve(&mut self.client, &moved)?;
-            self.sequences.told.extend_from_slice(&moved);
-        }
-        Ok(rows)
+        let params: Params = &[
+            &position.rank,
+            &position.snapshot.to_string(),
+            &position.settled,
+            &self.transactions_max,
+            &rows_max,
+            &bytes_max,
+            &target.map(|t| t.rank),
+            &target.map(|t| t.snapshot.to_string()),
+            &self.agent,
+            &self.slaves,
+            &woken,
+            &sequences,
+        ];
+        self.client.query_after(&self.doze, doze, &self.log, params).map_err(read_failed)
     }
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
     /// undo what we are about to hand on. Has to come after reading.
     fn confirm(&mut self, flush: bool, woken: bool) -> Result<()> {
-        let sequences: Option<bool> = None;
         let row = self
             .client
-            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken, &sequences])
+            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken])
             .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
         self.confirmed(&row, woken)
     }
 
     fn confirmed(&mut self, row: &Row, woken: bool) -> Result<()> {
         self.armed &= !woken;
-        self.settling.look(row.get("state"))?;
         if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
             return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
         }

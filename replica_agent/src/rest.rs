@@ -1,22 +1,20 @@
-//! When a reader that has read all there was may sleep, and for how long. Does no I/O and reads no clock.
+//! How a reader rests that has read all there was. Does no I/O and reads no clock.
 //!
-//! In: that something was read; the state of the master's log. Out: read, nap, or sleep until NOTIFY.
+//! In: that something was read; the state of the master's log. Out: read, doze, or sleep until NOTIFY.
 //! Always true: who sleeps is armed, and all that may have committed unheard before it was armed has been read; or it
 //! knows who still may, and looks for them at growing intervals.
 //!
-//! NOTIFY serialises commits, so a busy master should see none. Busy is a master on which somebody is about to commit,
-//! or one that had the reader woken at once: there it naps, and looks by itself. Such a look is cheap.
+//! NOTIFY serialises commits, and goes a long way. So a reader dozes first, in its session on the master, where a commit
+//! costs no more than a signal to wake it; it sleeps, which leaves the master alone, when nothing has come for a while.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 
-const FIRST_NAP: Duration = Duration::from_micros(500);
-const LONGEST_NAP: Duration = Duration::from_millis(2);
+/// From then on it sleeps. No doze is longer either, so who dozes is never long in coming.
+const DOZE_FOR: Duration = Duration::from_millis(100);
 /// Who has been about to commit for so long is slow; the reader sleeps all the same.
 const PATIENCE: Duration = Duration::from_millis(32);
-/// A sleep that was shorter was not worth its NOTIFY: then there is no other until nothing came for so long.
-const SHORT_SLEEP: Duration = Duration::from_millis(4);
 
 /// What `pyreplica.arm` said.
 #[derive(Debug)]
@@ -29,10 +27,10 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// What it says when it was given these `slow` transactions, or was not to arm.
-    pub fn new(state: String, slow: Option<&[String]>) -> Self {
-        let only = |slow: &[String]| writers(&state).all(|writer| slow.iter().any(|s| s == writer));
-        Probe { armed: slow.is_some_and(only), state }
+    /// What it says when it was given these `slow` transactions.
+    pub fn new(state: String, slow: &[String]) -> Self {
+        let armed = writers(&state).all(|writer| slow.iter().any(|s| s == writer));
+        Probe { armed, state }
     }
 }
 
@@ -45,8 +43,8 @@ fn writers(state: &str) -> impl Iterator<Item = &str> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     Read,
-    /// Wait for so long or for news, then ask again.
-    Nap(Duration),
+    /// Read as soon as there may be something, at the latest after so long.
+    Doze(Duration),
     /// Wait for so long or for news, then read.
     Sleep(Duration),
 }
@@ -59,11 +57,8 @@ pub struct Rest {
     slow: Vec<String>,
     /// Until the next look for what they have committed.
     look: Duration,
-    nap: Duration,
     /// Nothing has come since.
     quiet: Instant,
-    asleep: Option<Instant>,
-    short: bool,
     /// By a NOTIFY, which a session sends once for each time that we are armed.
     woken: bool,
 }
@@ -71,26 +66,12 @@ pub struct Rest {
 impl Rest {
     /// No sleep is longer than `timer`.
     pub fn new(timer: Duration, now: Instant) -> Self {
-        Rest {
-            timer,
-            state: String::new(),
-            slow: Vec::new(),
-            look: PATIENCE,
-            nap: FIRST_NAP,
-            quiet: now,
-            asleep: None,
-            short: false,
-            woken: false,
-        }
+        Rest { timer, state: String::new(), slow: Vec::new(), look: PATIENCE, quiet: now, woken: false }
     }
 
     /// Something was read.
     pub fn news(&mut self, now: Instant) {
         self.quiet = now;
-        self.nap = FIRST_NAP;
-        if let Some(asleep) = self.asleep.take() {
-            self.short = now.saturating_duration_since(asleep) < SHORT_SLEEP;
-        }
     }
 
     /// A NOTIFY came.
@@ -98,21 +79,23 @@ impl Rest {
         self.woken = true;
     }
 
-    /// All there was has been read, by a reader that is `armed` or not. `arm` asks for the state of the log; given
-    /// slow transactions it arms the reader, unless others are about to commit.
+    /// All there was has been read, by a reader that is `armed` or not. `arm` asks for the state of the log, and arms
+    /// the reader, unless others than these slow transactions are about to commit.
     pub fn next(
         &mut self,
         armed: bool,
         now: Instant,
-        arm: impl FnOnce(Option<&[String]>) -> Result<Probe>,
+        arm: impl FnOnce(&[String]) -> Result<Probe>,
     ) -> Result<Step> {
-        if armed && self.slow.is_empty() && !std::mem::take(&mut self.woken) {
-            return Ok(self.sleep(now, self.timer));
+        let woken = std::mem::take(&mut self.woken);
+        if armed && self.slow.is_empty() && !woken {
+            return Ok(Step::Sleep(self.timer));
         }
         let quiet = now.saturating_duration_since(self.quiet);
-        let may_sleep = armed || !self.short || quiet >= SHORT_SLEEP;
-        self.woken = false;
-        let probe = arm(may_sleep.then_some(&self.slow))?;
+        if !armed && quiet < DOZE_FOR {
+            return Ok(Step::Doze(DOZE_FOR - quiet));
+        }
+        let probe = arm(&self.slow)?;
         let changed = probe.state != self.state;
         self.state = probe.state;
         self.slow.retain(|slow| writers(&self.state).any(|writer| writer == slow));
@@ -122,20 +105,11 @@ impl Rest {
         if probe.armed {
             let wait = if self.slow.is_empty() { self.timer } else { self.look };
             self.look = (self.look * 2).min(self.timer);
-            return Ok(self.sleep(now, wait.min(self.timer)));
+            return Ok(Step::Sleep(wait.min(self.timer)));
         }
-        if quiet >= PATIENCE {
-            self.slow = writers(&self.state).map(str::to_owned).collect();
-            self.look = PATIENCE;
-        }
-        let nap = self.nap.min(self.timer);
-        self.nap = (nap * 2).min(LONGEST_NAP);
-        Ok(Step::Nap(nap))
-    }
-
-    fn sleep(&mut self, now: Instant, at_most: Duration) -> Step {
-        self.asleep.get_or_insert(now);
-        Step::Sleep(at_most)
+        self.slow = writers(&self.state).map(str::to_owned).collect();
+        self.look = PATIENCE;
+        Ok(Step::Doze(PATIENCE))
     }
 }
 
@@ -168,7 +142,7 @@ mod tests {
                 Ok(probe)
             });
             let step = step.unwrap();
-            if let Step::Nap(wait) | Step::Sleep(wait) = step {
+            if let Step::Doze(wait) | Step::Sleep(wait) = step {
                 *now += wait;
             }
             step
@@ -180,23 +154,34 @@ mod tests {
             self.rest.news(self.now);
         }
 
-        /// How long it naps until it sleeps, and for how long.
-        fn naps(&mut self) -> (Duration, Duration) {
-            let mut napped = Duration::ZERO;
+        /// How long it dozes until it sleeps, and for how long.
+        fn dozes(&mut self) -> (Duration, Duration) {
+            let mut dozed = Duration::ZERO;
             loop {
                 match self.next() {
                     Step::Read => {}
-                    Step::Nap(wait) => napped += wait,
-                    Step::Sleep(wait) => return (napped, wait),
+                    Step::Doze(wait) => dozed += wait,
+                    Step::Sleep(wait) => return (dozed, wait),
                 }
             }
         }
     }
 
     #[test]
-    fn on_a_quiet_master_it_arms_reads_and_sleeps() {
+    fn while_something_comes_it_dozes() {
+        let mut reader = Reader::new("1:");
+        for state in ["2:", "3:1/4", "5:"] {
+            assert_eq!(reader.next(), Step::Doze(DOZE_FOR));
+            assert!(!reader.armed);
+            reader.news(state);
+        }
+    }
+
+    #[test]
+    fn when_nothing_comes_it_arms_reads_and_sleeps() {
         let mut reader = Reader::new("1:");
         for state in ["2:", "3:", "5:"] {
+            assert_eq!(reader.next(), Step::Doze(DOZE_FOR));
             assert_eq!(reader.next(), Step::Read);
             assert!(reader.armed);
             assert_eq!(reader.next(), Step::Sleep(TIMER));
@@ -206,34 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn while_others_are_about_to_commit_it_naps() {
-        let mut reader = Reader::new("1:1/1");
-        for state in ["2:2/1", "3:1/2", "4:2/2"] {
-            assert_eq!(reader.next(), Step::Read);
-            assert_eq!(reader.next(), Step::Nap(FIRST_NAP));
-            assert_eq!(reader.next(), Step::Nap(2 * FIRST_NAP));
-            assert!(!reader.armed);
-            reader.news(state);
-        }
-    }
-
-    #[test]
-    fn after_a_short_sleep_it_naps_first() {
+    fn woken_for_nothing_it_arms_again() {
         let mut reader = Reader::new("1:");
-        assert_eq!(reader.naps(), (Duration::ZERO, TIMER));
-        reader.now = reader.rest.asleep.unwrap() + SHORT_SLEEP / 2;
-        reader.news("2:");
-        let (napped, wait) = reader.naps();
-        assert!(napped >= SHORT_SLEEP && wait == TIMER, "{napped:?}");
-        reader.news("3:");
-        assert_eq!(reader.naps(), (Duration::ZERO, TIMER));
+        assert_eq!(reader.dozes(), (DOZE_FOR, TIMER));
+        reader.rest.woken();
+        reader.armed = false;
+        assert_eq!(reader.next(), Step::Sleep(TIMER));
+        assert!(reader.armed);
     }
 
     #[test]
     fn slow_ones_do_not_keep_it_from_sleeping_and_are_looked_for() {
         let mut reader = Reader::new("9:1/1,2/7");
-        let (napped, wait) = reader.naps();
-        assert!(reader.armed && napped >= PATIENCE && wait == PATIENCE, "{napped:?} {wait:?}");
+        assert_eq!(reader.dozes(), (DOZE_FOR + PATIENCE, PATIENCE));
+        assert!(reader.armed);
         for expected in [64, 128, 256, 512, 1024, 2048, 4096, 5000, 5000] {
             assert_eq!(reader.next(), Step::Sleep(Duration::from_millis(expected)));
         }
@@ -241,10 +212,9 @@ mod tests {
         reader.state = "9:2/7".to_owned();
         assert_eq!(reader.next(), Step::Read);
         assert_eq!(reader.next(), Step::Sleep(TIMER));
-        // Others come meanwhile: they notify.
+        // Others come meanwhile: they wake it.
         reader.news("10:2/7");
-        assert_eq!(reader.next(), Step::Read);
-        assert_eq!(reader.next(), Step::Sleep(TIMER));
+        assert_eq!(reader.dozes(), (DOZE_FOR, TIMER));
         assert!(reader.armed);
         // All have ended.
         reader.state = "10:".to_owned();

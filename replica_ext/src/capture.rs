@@ -1,7 +1,7 @@
 //! Capture: from a trigger call to messages in the transaction's buffer, and from there to the log.
 //!
 //! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a
-//! NOTIFY where somebody sleeps.
+//! NOTIFY where somebody sleeps, a latch set where somebody dozes.
 //! Nothing is allocated for an ordinary row: it is taken apart into vectors kept from the row before, and written
 //! to the end of the buffer.
 
@@ -16,6 +16,7 @@ use crate::buffer::{pieces, Buffer, Chunk, KeyChange, Place, Spot, CHUNK_BYTES};
 use crate::captured::Captured;
 use crate::encode;
 use crate::pg::heap::{self, ChunkRow, LogTables, Writer};
+use crate::pg::latch;
 use crate::pg::lock;
 use crate::pg::relation;
 use crate::pg::session::{self, Pinned, Setting};
@@ -373,7 +374,16 @@ impl Capture {
         });
         let Ok(()) = written;
         // Only after the chunk table was locked and the id drawn: `wake` counts on that order.
-        let Some(log) = self.log.filter(|log| notify && lock::anybody_sleeps(log.ids)) else { return };
+        if let Some(log) = self.log.filter(|log| notify && lock::anybody_rests(log.ids)) {
+            self.wake(&log);
+        }
+    }
+
+    fn wake(&mut self, log: &LogTables) {
+        latch::set_at_end(lock::dozers(log.ids).iter().map(|dozer| dozer.backend));
+        if !lock::anybody_sleeps(log.ids) {
+            return;
+        }
         let sleep = log.last_sleep();
         if self.notified != sleep {
             session::notify_agents();

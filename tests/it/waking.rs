@@ -1,7 +1,9 @@
-//! Writers notify while a reader of the log sleeps, and only then.
+//! Writers notify while a reader of the log sleeps, and only then; one that dozes they wake by its latch.
 //!
 //! Of slaves that are in step one reads, and sleeps, for all.
 //! The agents' safety timer is an hour here: what arrives was not found by it.
+
+use std::thread::JoinHandle;
 
 use postgres::fallible_iterator::FallibleIterator;
 use pyreplica_tests::cluster::send_signal;
@@ -23,9 +25,25 @@ fn wait_for_sleepers(master: &Db, count: usize) {
 }
 
 fn sleepers(master: &Db) -> usize {
-    let locks = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
-                  where d.datname = current_database() and l.locktype = 'advisory' and l.objsubid = 3";
-    master.value(locks).parse().expect("a number")
+    marks(master, 3)
+}
+
+/// Sessions that have marked themselves as resting; 3: that sleep, 5: that sleep or doze.
+fn marks(master: &Db, kind: u32) -> usize {
+    let locks = format!(
+        "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+          where d.datname = current_database() and l.locktype = 'advisory' and l.objsubid = {kind}"
+    );
+    master.value(&locks).parse().expect("a number")
+}
+
+/// A session that dozes in a thread of its own until it is woken. Without waking, the server ends it with an error.
+fn doze(mut session: Session) -> JoinHandle<Session> {
+    session.run("set statement_timeout = '60 s'");
+    std::thread::spawn(move || {
+        session.run("select pyreplica.doze(3600000)");
+        session
+    })
 }
 
 /// The number of the last sleep that began.
@@ -155,6 +173,58 @@ fn sleepers_do_not_wake_each_other() {
     drop(other);
     wait_for_sleepers(&trio.master, 0);
     assert_eq!(notified(), 0);
+}
+
+#[test]
+fn a_commit_wakes_who_dozes_and_notifies_nobody() {
+    let trio = setup().build();
+    let mut listener = Listener::new(&trio.master);
+    let mut dozer = trio.master.session();
+    // The first call cannot know what was there before.
+    dozer.run("select pyreplica.doze(3600000)");
+    for id in 0..3 {
+        // GIVEN a session that dozes
+        let dozing = doze(dozer);
+        wait_for("a dozer", || (marks(&trio.master, 5) == 1).then_some(()));
+        // WHEN something is undone THEN it dozes on
+        trio.master.run("begin; insert into t values (-1); rollback");
+        assert_eq!(marks(&trio.master, 5), 1);
+        // WHEN something is committed THEN it is woken, and sees that
+        trio.master.run(&format!("insert into t values ({id})"));
+        dozer = dozing.join().expect("woken");
+        assert_eq!(dozer.rows("select max(id) from t"), [id.to_string()]);
+        // AND knows what is committed before it dozes again
+        trio.master.run(&format!("insert into t values ({id} + 100); delete from t where id = {id} + 100"));
+        dozer.run("select pyreplica.doze(3600000)");
+    }
+    assert_eq!((listener.count(), marks(&trio.master, 5)), (0, 0));
+}
+
+#[test]
+fn who_dozes_finds_what_did_not_see_it() {
+    // GIVEN a transaction that had written all it writes before a session dozes
+    let trio = setup().build();
+    trio.master.run("begin; insert into t values (1); prepare transaction 'before the doze'");
+    let mut dozer = trio.master.session();
+    dozer.run("select pyreplica.doze(3600000)");
+    let dozing = doze(dozer);
+    wait_for("a dozer", || (marks(&trio.master, 5) == 1).then_some(()));
+    // WHEN it is committed THEN the session sees it
+    trio.master.run("commit prepared 'before the doze'");
+    assert_eq!(dozing.join().expect("woken").rows("select id from t"), ["1"]);
+}
+
+#[test]
+fn more_comes_at_once_than_a_reader_in_step_asks_for() {
+    let mut trio = setup().start();
+    wait_for_sleepers(&trio.master, 1);
+    send_signal(trio.agent.pid(), "STOP");
+    let mut session = trio.master.session();
+    for id in 0..250 {
+        session.run(&format!("insert into t values ({id})"));
+    }
+    send_signal(trio.agent.pid(), "CONT");
+    trio.catch_up_and_compare();
 }
 
 #[test]

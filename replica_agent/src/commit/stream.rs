@@ -22,7 +22,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::recovery::gid;
 use super::{Phase, SlaveSession};
@@ -134,6 +134,18 @@ impl SlaveSession {
     /// Waits until all that was sent is applied.
     pub fn settle(&mut self, stop: &Stop) -> Result<Applied> {
         self.settle_to(self.client.sent(), stop)
+    }
+
+    /// Hears which batches have been committed, without waiting for more; `waited`: nothing else was done for so long.
+    ///
+    /// Of that time nobody knows what the slave did meanwhile, so it counts as that of the commit.
+    pub fn take_in_answers(&mut self, waited: Duration, stop: &Stop) -> Result<Applied> {
+        let answered = self.client.answered();
+        if let Some(kept) = self.stream.kept.iter_mut().find(|kept| kept.committed > answered) {
+            kept.stages.seconds.commit += waited.as_secs_f64();
+        }
+        self.client.turn();
+        self.settle_to(self.client.answered(), stop)
     }
 
     /// Applies a window step by step, and commits the batch if it is its last. Nothing may be under way.

@@ -26,7 +26,7 @@ impl Planning {
 
     /// Hands on the windows that a part fills or ends.
     pub fn add(&mut self, part: Part, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
-        self.spent.fetch += self.mark.elapsed();
+        self.spent.fetch += self.mark.elapsed().saturating_sub(part.dozed);
         self.begin();
         for chunk in part.chunks {
             let Err(chunk) = self.planner.add(chunk) else {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{select, Receiver, Sender, TrySendError};
 
-use super::{hand_on, nobody_takes, Item, Reading};
+use super::{hand_on, nobody_takes, Item, Next, Reading};
 use crate::commit::MasterId;
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Batch, Hub, Seat, Turn, BATCH_BYTES, PATIENCE};
@@ -35,7 +35,7 @@ impl Reading<'_> {
             let goes_on = match turn {
                 Turn::Take(batch) => {
                     told = false;
-                    self.rest.news(Instant::now());
+                    self.news();
                     position = batch.end;
                     for window in batch.windows {
                         hand_on(self.items, Item::Window(window))?;
@@ -45,7 +45,7 @@ impl Reading<'_> {
                 Turn::Lead(number) => self.lead(hub.seat(number), &mut position, &moved)?,
                 Turn::Alone(head) => {
                     let target = head.clone().map(Target::from);
-                    let found = self.read(&mut position, target.as_ref(), target.is_some())?;
+                    let found = self.read(&mut position, target.as_ref(), None, target.is_some())?;
                     match head {
                         Some(head) if found != Found::Some => position = head,
                         None if found == Found::Nothing => hub.raise(&mut position),
@@ -81,7 +81,8 @@ impl Reading<'_> {
     /// False when the feed was dropped.
     fn lead(&mut self, seat: Seat, position: &mut Position, moved: &Receiver<()>) -> Result<bool> {
         self.reader.tell_sequences(self.sequences);
-        while seat.rests(Duration::ZERO) {
+        let mut doze: Option<Duration> = None;
+        while seat.rests(doze.unwrap_or_default()) {
             // What was told before is read now.
             if self.news.try_recv().is_ok() {
                 self.rest.woken();
@@ -91,12 +92,13 @@ impl Reading<'_> {
             let Reading { reader, planning, .. } = self;
             planning.begin();
             let mut plan = |part| planning.add(part, &mut |window| batch.add(window));
-            let found = reader.read(position, None, &mut plan)?;
+            let found = reader.read(position, None, doze.take(), &mut plan)?;
             if found == Found::Nothing {
                 // What it has learnt of late ones is true of the old snapshot too: there are none in between.
                 *position = Position { settled: position.settled, ..from };
             } else {
                 self.rest.news(Instant::now());
+                self.told = false;
                 if !batch.publish(from, position, found == Found::All) {
                     let left = batch.left();
                     drop(seat);
@@ -110,8 +112,9 @@ impl Reading<'_> {
                 seat.level();
                 // What we have woken ourselves with. If somebody else moves the head, the seat is lost.
                 moved.try_recv().ok();
-                if !self.rest(moved, Some(&seat))? {
-                    return Ok(false);
+                match self.rest(found, moved, Some(&seat))? {
+                    Next::Read(after) => doze = after,
+                    Next::Quit => return Ok(false),
                 }
             }
         }

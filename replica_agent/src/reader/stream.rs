@@ -1,6 +1,7 @@
 //! A transaction of many chunks, read so that it never is in memory as a whole; and the parts that chunks are handed on in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{incomplete, read_failed, Chunk, End, Part, Reader, Transaction};
 use crate::error::{Error, Kind, Result};
@@ -96,34 +97,35 @@ struct Begun {
 pub(super) struct Parts<'a> {
     chunks: Vec<Chunk>,
     bytes: usize,
+    dozed: Duration,
     hand_on: &'a mut dyn FnMut(Part) -> Result<()>,
 }
 
 impl<'a> Parts<'a> {
-    pub(super) fn new(hand_on: &'a mut dyn FnMut(Part) -> Result<()>) -> Self {
-        Parts { chunks: Vec::new(), bytes: 0, hand_on }
+    pub(super) fn new(hand_on: &'a mut dyn FnMut(Part) -> Result<()>, dozed: Duration) -> Self {
+        Parts { chunks: Vec::new(), bytes: 0, dozed, hand_on }
     }
 
     pub(super) fn add(&mut self, chunk: Chunk) -> Result<()> {
         self.bytes += chunk.payload.len();
         self.chunks.push(chunk);
         if self.bytes >= PART_BYTES {
-            self.bytes = 0;
-            let chunks = std::mem::take(&mut self.chunks);
-            (self.hand_on)(Part { chunks, ..Part::default() })?;
+            self.part(None, None)?;
         }
         Ok(())
     }
 
     fn add_large(&mut self, large: Large) -> Result<()> {
-        self.bytes = 0;
-        let chunks = std::mem::take(&mut self.chunks);
-        (self.hand_on)(Part { chunks, large: Some(large), end: None })
+        self.part(Some(large), None)
     }
 
     pub(super) fn finish(&mut self, end: End) -> Result<()> {
+        self.part(None, Some(end))
+    }
+
+    fn part(&mut self, large: Option<Large>, end: Option<End>) -> Result<()> {
         self.bytes = 0;
-        let chunks = std::mem::take(&mut self.chunks);
-        (self.hand_on)(Part { chunks, large: None, end: Some(end) })
+        let (chunks, dozed) = (std::mem::take(&mut self.chunks), std::mem::take(&mut self.dozed));
+        (self.hand_on)(Part { chunks, large, dozed, end })
     }
 }

@@ -11,7 +11,7 @@ select array(
     union all
     select format('EXECUTE on %s', r.function)
       from (values ('pyreplica.rotate_log()'), ('pyreplica.flush_wal()'),
-                   ('pyreplica.arm(text[])'), ('pyreplica.disarm()'),
+                   ('pyreplica.arm(text[])'), ('pyreplica.disarm()'), ('pyreplica.doze(int)'),
                    ('pyreplica.behind(bigint,pg_snapshot,bigint)'),
                    ('pyreplica.sequence_state(oid)'), ('pyreplica.moved_sequences(boolean)')) r(function)
      where not has_function_privilege(r.function, 'EXECUTE'))

@@ -8,6 +8,7 @@
 pub mod expression;
 pub mod filter;
 pub mod heap;
+pub mod latch;
 pub mod lock;
 mod raw;
 pub mod relation;
@@ -45,16 +46,18 @@ mod undeclared {
     use std::ffi::CStr;
 
     use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-    use pgrx::pg_sys::{List, Oid};
+    use pgrx::pg_sys::{Latch, List, Oid};
 
     mod c {
-        use pgrx::pg_sys::{List, Oid};
+        use pgrx::pg_sys::{List, Oid, PGPROC};
 
         unsafe extern "C-unwind" {
             /// commands/async.h
             pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
             /// catalog/partition.h
             pub fn get_partition_ancestors(relid: Oid) -> *mut List;
+            /// storage/sinvaladt.h
+            pub fn BackendIdGetProc(backend: core::ffi::c_int) -> *mut PGPROC;
         }
     }
 
@@ -67,5 +70,13 @@ mod undeclared {
     pub fn partition_ancestors(relation: Oid) -> *mut List {
         // SAFETY: scans pg_inherits; a relation without a parent there is an ERROR.
         unsafe { pg_guard_ffi_boundary(|| c::get_partition_ancestors(relation)) }
+    }
+    /// The latch of a backend; `None` when it has ended.
+    pub fn latch_of(backend: i32) -> Option<*mut Latch> {
+        // SAFETY: reads the shared array of backends under its lock; a PGPROC is in shared memory and stays there.
+        unsafe {
+            let proc = pg_guard_ffi_boundary(|| c::BackendIdGetProc(backend));
+            (!proc.is_null()).then(|| &raw mut (*proc).procLatch)
+        }
     }
 }
