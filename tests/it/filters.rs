@@ -175,6 +175,22 @@ fn a_table_added_again_with_other_arguments_is_copied_anew() {
     assert_holds(&mut trio, "select id from t where n = 0 order by id", "select id from t order by id");
 }
 
+#[test]
+fn a_bad_filter_is_refused_when_the_table_is_added() {
+    let trio = Setup::new(PEOPLE).slaves(1).build();
+    trio.master.run("select pyreplica.remove_table('t')");
+    for (arguments, expected) in [
+        ("row_filter => 'nosuch > 1'", "column \"nosuch\" does not exist"),
+        ("row_filter => 'n + 1'", "argument of row_filter must be type boolean, not type integer"),
+        ("columns => '{region}'", "column \"id\" belongs to the primary key"),
+        ("operations => '{merge}'", "unknown operation 'merge'"),
+    ] {
+        let error = trio.master.error(&format!("select pyreplica.add_table('t', {arguments})"));
+        assert!(error.message().starts_with(expected), "{arguments}: {error}");
+    }
+    assert_eq!(trio.master.value("select count(*) from pyreplica.replicated_table"), "0");
+}
+
 /// A copy of a database on the same server, by pg_dump and psql.
 fn restored(db: &Db) -> Db {
     let copy = db.server.create_db(&format!("{}_restored", db.name), "");

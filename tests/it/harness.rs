@@ -62,24 +62,52 @@ fn table_of_every_type_has_every_type() {
     assert_eq!(missing, [""; 0], "types that every_type lacks");
 }
 
-/// Files of docs/ in which every block of SQL and configuration is an example that a test runs.
-const WITH_EXAMPLES: &[&str] = &["transforms.md"];
+/// The sources of all tests, by the names of their files.
+fn sources() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(doc::project().join("tests/it")).expect("the tests");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .map(|path| {
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).expect("a readable file"))
+        })
+        .collect()
+}
 
 #[test]
 fn every_example_of_the_documentation_is_run() {
-    let tests = std::fs::read_dir(doc::project().join("tests/it")).expect("the tests");
-    let source = |entry: std::io::Result<std::fs::DirEntry>| {
-        std::fs::read_to_string(entry.expect("an entry").path()).expect("a readable file")
-    };
-    let tests: String = tests.map(source).collect();
-    for file in WITH_EXAMPLES {
-        for block in doc::blocks(file) {
-            if ["sql", "toml"].contains(&block.language.as_str()) {
+    let sources = sources();
+    let mut files: Vec<String> = ["../README.md".to_owned()].into();
+    files.extend(
+        std::fs::read_dir(doc::project().join("docs"))
+            .expect("docs")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name in UTF-8")),
+    );
+    for file in files {
+        for block in doc::blocks(&file) {
+            if ["sql", "toml", "json", "sh"].contains(&block.language.as_str()) {
                 let name =
                     block.name.unwrap_or_else(|| panic!("{file} has a block without a name: {}", block.text));
-                let call = format!("example({file:?}, {name:?})");
-                assert!(tests.contains(&call), "no test has {call}");
+                let words = [&file, &name].map(|word| format!("{word:?}"));
+                let uses = |text: &String| words.iter().all(|word| text.contains(word));
+                assert!(sources.iter().any(|(_, text)| uses(text)), "no test runs {name:?} of {file}");
             }
         }
+    }
+}
+
+#[test]
+fn every_test_that_the_readme_names_is_there() {
+    let sources = sources();
+    let readme = std::fs::read_to_string(doc::project().join("README.md")).expect("README.md");
+    let named: Vec<(&str, &str)> =
+        readme.split('`').filter_map(|word| word.strip_prefix("tests/it/")?.split_once("::")).collect();
+    assert!(named.len() > 40, "the feature table names {} tests", named.len());
+    for (file, test) in named {
+        let is_there = |text: &String| text.contains(&format!("#[test]\nfn {test}() {{"));
+        assert!(
+            sources.iter().any(|(name, text)| name == file && is_there(text)),
+            "README.md names a test that is not there: {file}::{test}"
+        );
     }
 }

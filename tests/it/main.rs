@@ -47,5 +47,6 @@ mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave
 mod multimaster; // nodes that are masters and slaves of each other
 mod topologies; // docs/topologies.md; sequences of several nodes
+mod documentation; // README.md and docs/operations.md, followed as they are printed
 mod crash; // kill -9 between each two steps
 mod history; // random histories, replayable by their seed

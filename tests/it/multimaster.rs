@@ -67,6 +67,31 @@ fn a_chain_of_three() {
     written_to_everywhere(Nodes::new("a<>b b<>c", TABLE).forwarding("b"));
 }
 
+/// The middle of a chain sends what it makes itself and what it forwards through the same filter.
+#[test]
+fn a_node_that_forwards_may_send_a_part() {
+    let table = "create table t (id int primary key, v text, secret text)";
+    let mut nodes = Nodes::new("a>b b>c", table).forwarding("b");
+    nodes.db('b').run(
+        "select pyreplica.remove_table('t');
+         select pyreplica.add_table('t', columns => '{id,v}', row_filter => 'v <> ''hidden''')",
+    );
+    nodes.settle();
+    nodes.db('a').run(
+        "insert into t select i, case when i % 2 = 0 then 'hidden' else 'shown' end, 's' from generate_series(1, 20) i;
+         update t set v = 'hidden' where id in (1, 3); update t set v = 'shown' where id in (2, 4);
+         update t set secret = 'x'; update t set id = id + 100 where id > 15; delete from t where id in (4, 5, 6)",
+    );
+    nodes.db('b').run("insert into t values (1000, 'shown', 'own'), (1001, 'hidden', 'own')");
+    nodes.settle();
+    let sent = "select id, v from t where v <> 'hidden' order by id";
+    assert_eq!(nodes.db('c').rows("select id, v from t order by id"), nodes.db('b').rows(sent));
+    assert_eq!(nodes.db('c').value("select count(*) from t where secret is not null"), "0");
+    assert_eq!(nodes.db('b').value("select count(*) from t"), "19");
+    nodes.assert_no_conflicts();
+    nodes.arrow('b', 'c').agent.run(&["verify"]).expect_code(0);
+}
+
 #[test]
 fn a_ring() {
     written_to_everywhere(Nodes::new("a>b b>c c>a", TABLE).forwarding("abc"));
