@@ -143,7 +143,8 @@ pub fn build(
         conditions.push(same(here, &format!("u.o{n}"), here.own_type == c.type_oid && c.binary));
     }
     if operation == SetOperation::UpdateMany {
-        assignments.extend(unchanged(table, set));
+        let is_set = |here: &SlaveColumn| set.iter().any(|c| here.from.as_deref() == Some(c.name));
+        assignments.extend(unchanged(table, is_set));
     }
     Ok(Some(format!(
         "update {} as t set {} from {source} where {}",
@@ -158,8 +159,10 @@ pub fn build(
 /// the rows to delete. Versions that this very transaction replaces are not dead, so it looks in vain; with many equal
 /// values in the index that was a third of the time (`Bulk updates` in ARCHITECTURE.md).
 /// Whether an update is HOT is decided by the values.
-fn unchanged<'t>(table: &'t SlaveTable, set: &'t [&Column]) -> impl Iterator<Item = String> + 't {
-    let is_set = |here: &SlaveColumn| set.iter().any(|c| here.from.as_deref() == Some(c.name));
+pub fn unchanged<'t>(
+    table: &'t SlaveTable,
+    is_set: impl Fn(&SlaveColumn) -> bool + 't,
+) -> impl Iterator<Item = String> + 't {
     let of_index = move |here: &&SlaveColumn| {
         here.leads_index && !here.generated && !here.always_identity && !is_set(here)
     };

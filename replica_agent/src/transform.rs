@@ -48,6 +48,8 @@ pub enum Step {
     Insert = b'1',
     /// Only rows whose old values are the master's.
     Update = b'2',
+    /// The same, for many rows (`set_statement::unchanged`).
+    UpdateMany = b'7',
     /// Whatever the old values are.
     UpdateAny = b'3',
     /// For each column that an update would change whether its old value is the master's; locks the row.
@@ -163,7 +165,7 @@ impl<'t> Transform<'t> {
         let Operations { insert, update, delete, .. } = self.rule.operations;
         match step {
             Step::Insert => insert,
-            Step::Update | Step::UpdateAny => update && self.is_touched_by(carried.old),
+            Step::Update | Step::UpdateMany | Step::UpdateAny => update && self.is_touched_by(carried.old),
             Step::Delete => delete,
             Step::Probe | Step::Show => true,
         }
@@ -203,8 +205,7 @@ impl<'t> Transform<'t> {
             Step::Show => text.show(),
             Step::Delete => text.delete(),
             Step::Probe => text.probe(),
-            Step::Update => text.update(true),
-            Step::UpdateAny => text.update(false),
+            Step::Update | Step::UpdateMany | Step::UpdateAny => text.update(step),
         }
     }
 

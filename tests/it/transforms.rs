@@ -124,6 +124,34 @@ fn rows_are_filtered_by_their_key() {
     }
 }
 
+/// Enough rows for the statements of many, and an index whose column no UPDATE sets.
+#[test]
+fn many_rows_at_once() {
+    let slave = format!("{PEOPLE}; create index on people (born)");
+    let lines = "values = { mail = \"md5(mail)\" }\nrow_filter = \"id % 3 > 0\"";
+    let should = "select id, name, md5(mail), born from people where id % 3 > 0 order by id";
+    let trio = mapped("net", &slave, lines);
+    for change in [
+        "insert into people select i, 'n' || i, 'm' || i, '2001-01-01' from generate_series(1001, 5000) i",
+        "update people set mail = mail || 'x'",
+        "update people set name = 'changed' where id % 2 = 0",
+        "update people set id = id + 10001 where id > 3000",
+        "delete from people where id between 500 and 2500",
+    ] {
+        trio.master.run(change);
+        once(&trio);
+        assert_holds(&trio, should);
+    }
+    trio.slaves[0].run("update people set mail = 'mine' where id = 2600");
+    trio.master.run("update people set mail = 'new'");
+    trio.once().expect_code(0);
+    assert_holds(&trio, should);
+    assert_eq!(
+        trio.slaves[0].rows("select conflict, key from pyreplica_agent.conflict"),
+        ["update_differs|(id)=(2600)"]
+    );
+}
+
 #[test]
 fn deleted_rows_are_kept() {
     for apply in ["net", "exact"] {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use postgres::Statement;
 
 use super::exact::{only_one, Found};
-use super::setwise::{new_arrays, not_as_planned, Target, Work};
+use super::setwise::{new_arrays, not_as_planned, Target, Work, MANY_ROWS};
 use super::Applier;
 use crate::bind::{as_dyn, params};
 use crate::config::UpdateDiffers;
@@ -91,6 +91,7 @@ impl Applier {
         let rows: Vec<R> = rows.collect();
         let counts = step != Step::Insert;
         if rows.len() > 1 {
+            let step = if step == Step::Update && rows.len() >= MANY_ROWS { Step::UpdateMany } else { step };
             if let Some(statement) = self.prepare_mapped(client, &transform, step, Source::Many, carried)? {
                 let carried: Vec<usize> = [carried.key, carried.new, carried.old].concat();
                 let mut arrays = new_arrays(&columns(relation, &carried), &types.arrays, rows.len());

@@ -31,7 +31,7 @@ const COPY_SPARES: Duration = Duration::from_micros(1);
 const COPY_FROM_BYTES: usize = 1024 * 1024;
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// From so many rows on an update fills pages of indexes with versions that it has made itself.
-const MANY_ROWS: usize = 1000;
+pub(super) const MANY_ROWS: usize = 1000;
 /// Bytes of a COPY sent at once.
 const COPY_BYTES: usize = 64 * 1024;
 

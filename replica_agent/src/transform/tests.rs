@@ -18,7 +18,7 @@ fn table(values: &[(&str, &str)], row_filter: Option<&str>, operations: Operatio
         is_enum: false,
         always_identity: false,
         generated: false,
-        leads_index: false,
+        leads_index: name == "mood",
         equality: "=".into(),
     };
     SlaveTable {
@@ -99,6 +99,30 @@ fn values() {
         &format!(
             "with found as (delete from only \"s\".\"t\" as t using (select unnest($1) as k1) as u \
              where t.\"id\" = cast(u.k1 as integer) returning 1) {COUNTED}"
+        ),
+    );
+}
+
+/// It neither moves in nor out; the ones that the slave has not are counted as well.
+#[test]
+fn an_update_of_what_the_filter_does_not_use() {
+    let table = table(&[], Some("id > 0"), Operations::ALL);
+    let given = "(select unnest($1) as k1, unnest($2) as n1, unnest($3) as o1) as u \
+        cross join lateral (select \"t\".\"name\" as v1, (id > 0\n) is true as kept \
+        from (select u.k1 as \"id\", u.n1 as \"name\") as \"t\") as new \
+        cross join lateral (select \"t\".\"name\" as v1, (id > 0\n) is true as kept \
+        from (select u.k1 as \"id\", u.o1 as \"name\") as \"t\") as old";
+    check(
+        &table,
+        Step::UpdateMany,
+        Source::Many,
+        NAME,
+        &format!(
+            "with found as (update only \"s\".\"t\" as t set \"name\" = new.v1, \"mood\" = t.\"mood\" from {given} \
+             where t.\"id\" = cast(u.k1 as integer) \
+             and t.\"name\" collate \"C\" is not distinct from old.v1 collate \"C\" and new.kept returning 1), \
+             left_out as (select from {given} where not new.kept) {}",
+            COUNTED.replace("from found", "from (select from found union all select from left_out) as found")
         ),
     );
 }

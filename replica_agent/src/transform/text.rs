@@ -6,6 +6,7 @@ use super::{Carried, Place, Source, Step, Transform, WHOLE_ROWS};
 use crate::decode::Column;
 use crate::error::{Error, Kind, Result};
 use crate::quote;
+use crate::set_statement::unchanged;
 use crate::slave_table::SlaveColumn;
 
 /// One statement.
@@ -68,7 +69,7 @@ impl Text<'_> {
         ))
     }
 
-    pub fn update(&self, exact: bool) -> Result<String> {
+    pub fn update(&self, step: Step) -> Result<String> {
         let Transform { table, rule, places, .. } = self.transform;
         let touched: Vec<&Place> = self.transform.touched_places(self.carried.old).collect();
         let moves = self.transform.is_moved_by(self.carried.old);
@@ -79,14 +80,20 @@ impl Text<'_> {
         let touched_new = || new.iter().zip(1..).filter(|(place, _)| is_touched(place));
 
         let key = self.key()?;
-        let is_plain = rule.row_filter.is_none() && missing_counts;
+        // Of one row it has to be told whether it is missing or left out.
+        let may_be_left_out = rule.row_filter.is_some();
+        let is_plain = missing_counts && !moves && (self.source == Source::Many || !may_be_left_out);
         let (v_new, v_old) = if is_plain { ("new.v", "old.v") } else { ("u.new_", "u.old_") };
         let mut assignments = Vec::new();
         for (place, n) in touched_new() {
             assignments.push(format!("{} = {v_new}{n}", quote::ident(&place.here.name)));
         }
+        if step == Step::UpdateMany && !assignments.is_empty() {
+            let is_set = |here: &SlaveColumn| touched.iter().any(|place| place.here.name == here.name);
+            assignments.extend(unchanged(table, is_set));
+        }
         let mut same = vec![key.clone()];
-        if exact {
+        if step != Step::UpdateAny {
             same.extend(touched.iter().zip(1..).map(|(place, n)| place.same(&format!("{v_old}{n}"))));
         }
         let laterals = format!(
@@ -99,8 +106,16 @@ impl Text<'_> {
             let set = assignments.join(", ");
             format!("update {} as t set {set} from {from} where {condition}", table.target())
         };
-        if is_plain {
+        if is_plain && !may_be_left_out {
             return Ok(self.counted(update(&laterals, &same.join(" and "))));
+        }
+        if is_plain {
+            same.push("new.kept".to_owned());
+            return Ok(format!(
+                "with found as ({} returning 1), left_out as (select from {laterals} where not new.kept) {}",
+                update(&laterals, &same.join(" and ")),
+                fails_unless_all("(select from found union all select from left_out) as found")
+            ));
         }
 
         // One row for each that was given, with its values side by side.
