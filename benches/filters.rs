@@ -48,8 +48,11 @@ const WORKLOADS: [(&str, &str, &str); 6] = [
     ),
 ];
 
+/// Makes a database what its name says.
+type Install = fn(&Db);
+
 /// The first is what the others are compared with.
-const VARIANTS: [(&str, fn(&Db)); 4] = [
+const VARIANTS: [(&str, Install); 4] = [
     ("none", |_| {}),
     ("floor", |db| {
         empty_trigger::create(db);

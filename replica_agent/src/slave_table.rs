@@ -68,6 +68,15 @@ impl SlaveTable {
         !delete && kept || !update && lost.before_update
     }
 
+    /// NULL under the names of columns, for a row that has no values of them.
+    pub fn nulls_for<'t>(
+        &'t self,
+        wanted: impl Fn(&SlaveColumn) -> bool + 't,
+    ) -> impl Iterator<Item = String> + 't {
+        let columns = self.columns.iter().filter(move |here| wanted(here));
+        columns.map(|here| format!("cast(null as {}) as {}", here.full_type, quote::ident(&here.name)))
+    }
+
     /// The column that takes what the master has in the column of this name.
     pub fn column(&self, name: &str) -> Result<&SlaveColumn> {
         self.columns

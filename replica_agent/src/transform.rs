@@ -46,6 +46,8 @@ use text::Text;
 pub enum Step {
     /// New values only. What the filter does not let through is not counted.
     Insert = b'1',
+    /// Nothing where a row is in the way that no operation left out explains.
+    InsertUnlessThere = b'8',
     /// Only rows whose old values are the master's.
     Update = b'2',
     /// The same, for many rows (`set_statement::unchanged`).
@@ -164,7 +166,7 @@ impl<'t> Transform<'t> {
     pub fn takes(&self, step: Step, carried: Carried) -> bool {
         let Operations { insert, update, delete, .. } = self.rule.operations;
         match step {
-            Step::Insert => insert,
+            Step::Insert | Step::InsertUnlessThere => insert,
             Step::Update | Step::UpdateMany | Step::UpdateAny => update && self.is_touched_by(carried.old),
             Step::Delete => delete,
             Step::Probe | Step::Show => true,
@@ -201,12 +203,17 @@ impl<'t> Transform<'t> {
     pub fn build(&self, step: Step, source: Source, carried: Carried) -> Result<String> {
         let text = Text { transform: self, source, carried };
         match step {
-            Step::Insert => text.insert(),
+            Step::Insert | Step::InsertUnlessThere => text.insert(step),
             Step::Show => text.show(),
             Step::Delete => text.delete(),
             Step::Probe => text.probe(),
             Step::Update | Step::UpdateMany | Step::UpdateAny => text.update(step),
         }
+    }
+
+    /// The row that an INSERT would bring, if it passes, under the names and in the types that it has here.
+    pub fn new_row(&self, carried: Carried) -> Result<String> {
+        Text { transform: self, source: Source::One, carried }.new_row()
     }
 
     /// The types of the parameters; `None` when there are no arrays of them.

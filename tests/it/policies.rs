@@ -63,6 +63,44 @@ fn replace_puts_the_row_of_the_master_in_its_place() {
     );
 }
 
+/// What the slave makes of the row is what collides, also by a column that the slave computes or has for itself.
+#[test]
+fn what_a_slave_computes_and_filters_is_kept_or_replaced_too() {
+    let computed =
+        "[[slave.table]]\nname = \"public.t\"\nvalues = { hash = \"md5(mail)\" }\nrow_filter = \"id < 100\"";
+    for (policy, detail) in [("keep", "kept"), ("replace", "replaced by the master's")] {
+        for apply in ["net", "exact"] {
+            let trio = Setup::new("create table t (id int primary key, mail text)")
+                .slave_schema(
+                    "create table t (id int primary key, mail text, hash text unique, own serial unique)",
+                )
+                .slaves(1)
+                .slave_line(&format!("insert_exists = \"{policy}\"\napply = \"{apply}\"\n{computed}"))
+                .build();
+            trio.once().expect_code(0);
+            trio.slaves[0]
+                .run("insert into t values (1, 'mine', 'm'), (2, 'mine', md5('two')), (100, 'mine', 'n')");
+            trio.master.run(
+                "insert into t values (1, 'one'), (3, 'three'), (100, 'left out'), (4, 'two'), (101, 'two');
+                 insert into t select i, 'n' || i from generate_series(10, 50) i",
+            );
+            trio.once().expect_code(0);
+            let rows = trio.slaves[0]
+                .rows("select id, mail, hash = md5(mail) from t where id not between 10 and 50 order by id");
+            match policy {
+                "keep" => assert_eq!(rows, ["1|mine|f", "2|mine|f", "3|three|t", "100|mine|f"]),
+                _ => assert_eq!(rows, ["1|one|t", "3|three|t", "4|two|t", "100|mine|f"]),
+            }
+            assert_eq!(trio.slaves[0].value("select count(*) from t where id between 10 and 50"), "41");
+            let expected = [1, 4].map(|id| format!("insert_exists|(id)=({id})|The slave's row is {detail}."));
+            assert_eq!(
+                trio.slaves[0].rows("select conflict, key, detail from pyreplica_agent.conflict order by id"),
+                expected
+            );
+        }
+    }
+}
+
 #[test]
 fn a_row_that_collides_with_several_is_named_so() {
     conflict("replace", "insert into t values (1, 'bob', '[11,12)')", |trio| {

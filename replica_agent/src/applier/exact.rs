@@ -43,11 +43,7 @@ impl Applier {
     ) -> Result<()> {
         match change {
             Change::Insert { relation, row } => {
-                let relation = decoder.relation(*relation);
-                if let Some(table) = self.mapped(client, relation)? {
-                    return self.insert_one_mapped(client, &table, relation, row);
-                }
-                self.insert_row(client, relation, row, transaction)
+                self.insert_row(client, decoder.relation(*relation), row, transaction)
             }
             Change::Update { relation, key, changed, row } => {
                 let relation = decoder.relation(*relation);

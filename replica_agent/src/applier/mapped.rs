@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use postgres::types::Type;
 use postgres::Statement;
 
 use super::exact::{only_one, Found};
@@ -124,21 +125,38 @@ impl Applier {
         Ok(Some(self.table(client, relation)?).filter(|table| table.is_transformed()))
     }
 
+    /// As `try_to_insert` in `rivals`: the number of rows that were inserted; `None` if the slave takes none.
     pub(super) fn insert_one_mapped(
         &mut self,
         client: &mut Pipe,
         table: &SlaveTable,
         relation: &Relation,
         row: &[Value],
-    ) -> Result<()> {
+        step: Step,
+    ) -> Result<Option<u64>> {
         let types = self.own_types(client)?;
-        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(()) };
+        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(None) };
         let all: Vec<usize> = (0..row.len()).collect();
         let carried = Carried { key: &[], new: &all, old: &[] };
-        if transform.takes(Step::Insert, carried) {
-            self.execute_mapped(client, &transform, Step::Insert, carried, row)?;
+        match transform.takes(step, carried) {
+            true => self.execute_mapped(client, &transform, step, carried, row).map(Some),
+            false => Ok(None),
         }
-        Ok(())
+    }
+
+    /// The row that an INSERT would bring, as a query, and the types of its parameters, which are all values.
+    pub(super) fn new_row_mapped(
+        &mut self,
+        client: &mut Pipe,
+        table: &SlaveTable,
+        relation: &Relation,
+        all: &[usize],
+    ) -> Result<Option<(String, Vec<Type>)>> {
+        let types = self.own_types(client)?;
+        let Some(transform) = Transform::new(table, relation, &types)? else { return Ok(None) };
+        let carried = Carried { key: &[], new: all, old: &[] };
+        let sql = transform.new_row(carried).map_err(|e| on_table(e, relation))?;
+        Ok(transform.parameter_types(Source::One, carried).map(|types| (sql, types)))
     }
 
     pub(super) fn delete_one_mapped(

@@ -15,14 +15,15 @@ use super::Applier;
 use crate::bind::{as_dyn, param_type, params};
 use crate::config::InsertExists;
 use crate::conflict::Conflict;
-use crate::decode::{Relation, Value};
+use crate::decode::{Column, Relation, Value};
 use crate::error::Result;
 use crate::failure::failed_on;
 use crate::pipe::Pipe;
 use crate::quote;
 use crate::reader::Transaction;
-use crate::slave_table::SlaveTable;
+use crate::slave_table::{SlaveColumn, SlaveTable};
 use crate::statement::{columns, Operation};
+use crate::transform::Step;
 
 /// What to do with rows that are in the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +40,10 @@ impl Applier {
         row: &[Value],
         transaction: &Transaction,
     ) -> Result<()> {
-        let all = self.taken(client, relation, 0..row.len())?;
-        let values: Vec<Value> = all.iter().map(|&n| row[n]).collect();
         if self.insert_exists != InsertExists::Stop {
-            let operation = Operation::InsertUnlessThere;
-            if self.execute(client, relation, operation, &[], &all, &[], &values)? > 0 {
-                return Ok(());
+            match self.try_to_insert(client, relation, row, Operation::InsertUnlessThere)? {
+                Some(0) => {}
+                _ => return Ok(()),
             }
             let (rivals, what) = match self.insert_exists {
                 InsertExists::Replace => (Rivals::Delete, "replaced by the master's"),
@@ -69,8 +68,27 @@ impl Applier {
             }
         }
         // If something is in the way that was not found, it says so.
-        self.execute(client, relation, Operation::Insert, &[], &all, &[], &values)?;
-        Ok(())
+        self.try_to_insert(client, relation, row, Operation::Insert).map(drop)
+    }
+
+    /// The number of rows that were inserted; `None` if the slave takes none.
+    fn try_to_insert(
+        &mut self,
+        client: &mut Pipe,
+        relation: &Relation,
+        row: &[Value],
+        operation: Operation,
+    ) -> Result<Option<u64>> {
+        if let Some(table) = self.mapped(client, relation)? {
+            let step = match operation {
+                Operation::InsertUnlessThere => Step::InsertUnlessThere,
+                _ => Step::Insert,
+            };
+            return self.insert_one_mapped(client, &table, relation, row, step);
+        }
+        let all = self.taken(client, relation, 0..row.len())?;
+        let values: Vec<Value> = all.iter().map(|&n| row[n]).collect();
+        self.execute(client, relation, operation, &[], &all, &[], &values).map(Some)
     }
 
     /// How many rows of the slave collide with this one.
@@ -85,23 +103,23 @@ impl Applier {
 
     fn rivals(&mut self, client: &mut Pipe, relation: &Relation, row: &[Value], what: Rivals) -> Result<u64> {
         let failed = |e| failed_on(relation, e);
-        let all = self.taken(client, relation, 0..row.len())?;
-        let values: Vec<Value> = all.iter().map(|&n| row[n]).collect();
         let table = self.table(client, relation)?;
-        if table.is_transformed() {
-            // The slave alone knows what it makes of the row.
-            return Ok(0);
-        }
+        let (all, (new, types)) = match table.is_transformed() {
+            true => {
+                let all: Vec<usize> = (0..row.len()).collect();
+                let Some(new) = self.new_row_mapped(client, &table, relation, &all)? else { return Ok(0) };
+                (all, new)
+            }
+            false => {
+                let all = self.taken(client, relation, 0..row.len())?;
+                let new = new_row(&table, &columns(relation, &all))?;
+                (all, new)
+            }
+        };
+        let values: Vec<Value> = all.iter().map(|&n| row[n]).collect();
         let indexes =
             client.query(include_str!("../sql/unique_indexes.sql"), &[&table.oid]).map_err(failed)?;
-        let columns = columns(relation, &all);
-        let mut new = Vec::with_capacity(columns.len());
-        for (column, n) in columns.iter().zip(1..) {
-            let here = table.column(column.name)?;
-            new.push(format!("cast(${n} as {}) as {}", here.full_type, quote::ident(&here.name)));
-        }
-        let in_the_way: Vec<String> =
-            indexes.iter().map(|index| in_the_way(&table, index, &new.join(", "))).collect();
+        let in_the_way: Vec<String> = indexes.iter().map(|index| in_the_way(&table, index, &new)).collect();
         if in_the_way.is_empty() {
             return Ok(0);
         }
@@ -113,14 +131,25 @@ impl Applier {
                 table.target()
             ),
         };
-        let types: Vec<Type> = columns.iter().map(|c| param_type(c)).collect();
         let statement = client.prepare_typed(&sql, &types).map_err(failed)?;
         let params = params(relation, [&[], &all], [&[], &values]);
         client.execute(&statement, &as_dyn(&params)).map_err(failed)
     }
 }
 
-/// A query for the places of the rows that collide by this index with the row of these values.
+/// The new row as a query, and the types of its parameters.
+fn new_row(table: &SlaveTable, columns: &[&Column]) -> Result<(String, Vec<Type>)> {
+    let mut new = Vec::with_capacity(columns.len());
+    for (column, n) in columns.iter().zip(1..) {
+        let here = table.column(column.name)?;
+        new.push(format!("cast(${n} as {}) as {}", here.full_type, quote::ident(&here.name)));
+    }
+    let is_given = |here: &SlaveColumn| columns.iter().any(|c| here.from.as_deref() == Some(c.name));
+    new.extend(table.nulls_for(|here| !is_given(here)));
+    Ok((format!("select {}", new.join(", ")), columns.iter().map(|c| param_type(c)).collect()))
+}
+
+/// A query for the places of the rows that collide by this index with the row that `new` gives.
 fn in_the_way(table: &SlaveTable, index: &Row, new: &str) -> String {
     let (expressions, operators): (Vec<String>, Vec<String>) =
         (index.get("expressions"), index.get("operators"));
@@ -138,7 +167,7 @@ fn in_the_way(table: &SlaveTable, index: &Row, new: &str) -> String {
     format!(
         "select there.part, there.place \
            from (select tableoid as part, ctid as place, {keys} from {} where {predicate}) there, \
-                (select {keys} from (select {new}) n where {predicate}) here \
+                (select {keys} from ({new}) n where {predicate}) here \
           where {}",
         table.target(),
         conditions.join(" and ")

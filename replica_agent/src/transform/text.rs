@@ -24,18 +24,35 @@ enum When {
 }
 
 impl Text<'_> {
-    pub fn insert(&self) -> Result<String> {
+    pub fn insert(&self, step: Step) -> Result<String> {
         let Transform { table, places, .. } = self.transform;
         let values: Vec<String> = places.iter().map(|place| place.sql(&self.row_name())).collect();
+        let instead = match self.instead()? {
+            none if none.is_empty() && step == Step::InsertUnlessThere => {
+                " on conflict do nothing".to_owned()
+            }
+            instead => instead,
+        };
         Ok(format!(
-            "insert into {} ({}) overriding system value select {} from {}{}{}",
+            "insert into {} ({}) overriding system value select {} from {}{}{instead}",
             table.sql_name,
             names(places.iter()),
             values.join(", "),
             self.new_rows()?,
             self.passing(),
-            self.instead()?
         ))
+    }
+
+    pub fn new_row(&self) -> Result<String> {
+        let value = |place: &Place| {
+            let (sql, name) = (place.sql(&self.row_name()), quote::ident(&place.here.name));
+            format!("cast({sql} as {}) as {name}", place.here.full_type)
+        };
+        let Transform { table, places, .. } = self.transform;
+        let mut values: Vec<String> = places.iter().map(value).collect();
+        let is_given = |here: &SlaveColumn| places.iter().any(|place| place.here.name == here.name);
+        values.extend(table.nulls_for(|here| !is_given(here)));
+        Ok(format!("select {} from {}{}", values.join(", "), self.new_rows()?, self.passing()))
     }
 
     pub fn show(&self) -> Result<String> {
