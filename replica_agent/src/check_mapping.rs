@@ -18,6 +18,9 @@ use crate::shape::{shapes, Column, Shape};
 use crate::slave_table::look_up;
 use crate::transform::{Carried, Source, Step, Transform, WHOLE_ROWS};
 
+/// PostgreSQL's MaxTupleAttributeNumber.
+const SIDE_BY_SIDE: usize = 1664;
+
 /// Patterns that match nothing, and tables that would become one.
 pub(crate) fn names(mapping: &Mapping, captured: &[CapturedTable], at: &str, report: &mut Report) {
     let is_named = |matches: &dyn Fn(&str, &str) -> bool| {
@@ -174,6 +177,17 @@ pub(crate) fn expressions(
                 WHOLE_ROWS,
             );
         }
+    }
+    if transform.takes_updates() && transform.widest() > SIDE_BY_SIDE {
+        report.error(
+            format!("{at}: table {} has too many columns for its [[slave.table]]", table.full_name()),
+            format!(
+                "An UPDATE of all of them needs {} values side by side, and PostgreSQL takes {SIDE_BY_SIDE}. Send fewer \
+                 columns (pyreplica.add_table(..., columns => ...)), or leave update out of operations.",
+                transform.widest()
+            ),
+        );
+        sound = false;
     }
     if sound {
         let sql = transform.build(Step::Insert, Source::One, carried)?;

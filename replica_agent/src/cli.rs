@@ -140,7 +140,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Once => ended(daemon::run(path, Mode::Once, &stop, &signals::listen(&stop)?)),
         Command::Check { mail } => everywhere::check(path, mail, &mut print),
         Command::Copy { slave, table } => {
-            let config = everywhere::only(path, "copy")?;
+            let config = everywhere::only(path, "copy", slave.as_deref())?;
             signals::listen(&stop)?;
             for slave in chosen(&config, slave.as_deref())? {
                 let scope = Scopes::new(config.agent_name(), &config.logging).of(&slave.name);
@@ -156,7 +156,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
             everywhere::verify(path, slave.as_deref(), &table, &stop, &mut print)
         }
         Command::Skip { slave, transaction, statement, whole_transaction: whole } => {
-            let config = everywhere::only(path, "skip")?;
+            let config = everywhere::only(path, "skip", Some(&slave))?;
             let wanted = Wanted { transaction, statement, whole };
             let slave = config.slave(&slave)?;
             let named = skip(&config, slave, wanted, &mut |line| print(&format!("{line}\n")))?;

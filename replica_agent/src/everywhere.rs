@@ -18,13 +18,39 @@ use crate::{check, status, verify};
 /// Where text goes.
 pub type Out<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
-/// The configuration for a command that works on one replication only.
-pub fn only(path: &Path, command: &str) -> Result<Config> {
-    if path.is_dir() {
-        return Err(Error::new(Kind::Usage, format!("\"{command}\" works on one replication at a time"))
-            .hint(format!("Name its file: --config {}/NAME.toml", path.display())));
+/// The configuration for a command that works on one replication only: of a directory the one that has the slave, or the
+/// only one there is. A broken file might be the one that is meant.
+pub fn only(path: &Path, command: &str, slave: Option<&str>) -> Result<Config> {
+    if !path.is_dir() {
+        return Config::load(path);
     }
-    Config::load(path)
+    let mut fitting = Vec::new();
+    for Source { path, config } in directory::read(path)? {
+        let config = config?;
+        if slave.is_none_or(|name| config.slaves.iter().any(|slave| slave.name == name)) {
+            fitting.push((path, config));
+        }
+    }
+    let name_its_file = format!("Name its file: --config {}/NAME.toml", path.display());
+    match (fitting.len(), slave) {
+        (0, Some(name)) => Err(there_is_none(name, path)),
+        (1, _) => Ok(fitting.remove(0).1),
+        (_, None) => {
+            Err(Error::new(Kind::Usage, format!("\"{command}\" works on one replication at a time"))
+                .hint(format!("Name the slave with --slave. {name_its_file}")))
+        }
+        (_, Some(name)) => {
+            let files: Vec<String> =
+                fitting.iter().map(|(path, _)| format!("\"{}\"", path.display())).collect();
+            Err(Error::new(Kind::Usage, format!("several replications have a slave \"{name}\""))
+                .detail(format!("They are {}.", files.join(", ")))
+                .hint(name_its_file))
+        }
+    }
+}
+
+fn there_is_none(slave: &str, path: &Path) -> Error {
+    Error::new(Kind::Usage, format!("there is no slave \"{slave}\" in \"{}\"", path.display()))
 }
 
 pub fn check(path: &Path, mail: bool, out: Out) -> Result<ExitCode> {
@@ -58,9 +84,7 @@ pub fn verify(
         verify::verify(config, &slaves, tables, stop, &mut |line| out(&format!("{line}\n")))
     })?;
     match slave {
-        Some(name) if !found => {
-            Err(Error::new(Kind::Usage, format!("there is no slave \"{name}\" in \"{}\"", path.display())))
-        }
+        Some(name) if !found => Err(there_is_none(name, path)),
         _ => Ok(code),
     }
 }

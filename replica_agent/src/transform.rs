@@ -162,6 +162,15 @@ impl<'t> Transform<'t> {
         self.rule.operations.update
     }
 
+    /// How many values stand side by side in the statement for an UPDATE that changes all columns. One that may move the row
+    /// has those of the slave's columns besides, new and old (`Text::update`).
+    pub fn widest(&self) -> usize {
+        let given = self.relation.key.len() + 2 * self.relation.columns.len();
+        let all: Vec<usize> =
+            (0..self.relation.columns.len()).filter(|n| !self.relation.key.contains(n)).collect();
+        given + if self.is_moved_by(&all) { 2 + 2 * self.places.len() } else { 0 }
+    }
+
     /// Does the slave take such a change?
     pub fn takes(&self, step: Step, carried: Carried) -> bool {
         let Operations { insert, update, delete, .. } = self.rule.operations;

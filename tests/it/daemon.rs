@@ -68,6 +68,25 @@ fn each_file_of_a_directory_is_a_replication() {
 }
 
 #[test]
+fn copy_and_skip_find_the_replication_of_a_directory() {
+    let (one, two) = (Setup::new(TABLE).build(), Setup::new(TABLE).slaves(1).build());
+    let other = two.config().replace("\"slave1\"", "\"other\"");
+    let agent = Agent::of_directory(&[("one.toml", &one.config()), ("two.toml", &other)]);
+    agent.run(&["once"]).expect_code(0);
+    two.slaves[0].run("insert into t values (7, 'own')");
+    agent.run(&["copy"]).expect_code(2).expect_text(&["works on one replication at a time", "--slave"]);
+    agent.run(&["copy", "--slave", "nobody"]).expect_code(2).expect_text(&["there is no slave \"nobody\""]);
+    agent.run(&["copy", "--slave", "other"]).expect_code(0);
+    assert_eq!(two.slaves[0].value("select count(*) from t"), "0");
+    agent.run(&["skip", "--slave", "other"]).expect_code(1).expect_text(&["has applied all there is"]);
+    agent.write("two.toml", &two.config());
+    agent
+        .run(&["skip", "--slave", "slave1"])
+        .expect_code(2)
+        .expect_text(&["one.toml", "two.toml", "several"]);
+}
+
+#[test]
 fn a_broken_file_stops_only_its_own_replication() {
     let trio = Setup::new(TABLE).build();
     let broken = trio.config().replace("commit =", "comit =");

@@ -99,6 +99,7 @@ fn a_kill_while_the_schema_is_made_leaves_nothing_half_done() {
         eprintln!("failpoint {failpoint}");
         let mut trio = setup();
         trio.agent.start_to_die_at(failpoint);
+        let pid = trio.agent.pid();
         assert!(!trio.agent.wait_exit().success());
         trio.master.run(
             "delete from \"Sh op\".\"T.a\" where c = 100; insert into child (parent, v) values (5, 'x')",
@@ -106,6 +107,10 @@ fn a_kill_while_the_schema_is_made_leaves_nothing_half_done() {
         trio.catch_up_and_compare();
         assert_made(&trio);
         assert_eq!(trio.conflicts(0), [""; 0]);
+        let left = format!("replica_agent-schema-{pid}-");
+        let entries = std::fs::read_dir(std::env::temp_dir()).expect("readable");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        assert_eq!(names.filter(|name| name.starts_with(&left)).collect::<Vec<_>>(), [""; 0]);
     }
 }
 

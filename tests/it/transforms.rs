@@ -324,3 +324,16 @@ fn a_row_that_moves_out_of_a_filter_and_is_not_there_is_named() {
         .expect_code(1)
         .expect_text(&["(id)=(1): differs in name", "(id)=(6): missing"]);
 }
+
+/// PostgreSQL takes no more than 1664 columns side by side, and an UPDATE has new and old ones.
+#[test]
+fn a_table_that_is_too_wide_is_refused() {
+    let columns: Vec<String> = (1..900).map(|n| format!("c{n} int")).collect();
+    let wide = format!("create table people (id int primary key, mail text, {})", columns.join(", "));
+    let trio = Setup::new(&wide)
+        .slaves(1)
+        .slave_line("[[slave.table]]\nname = \"public.people\"\nvalues = { mail = \"md5(mail)\" }")
+        .build();
+    trio.agent.run(&["check"]).expect_code(1).expect_text(&["public.people", "too many columns"]);
+    trio.once().expect_code(1).expect_text(&["too many columns"]);
+}

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,10 +16,16 @@ use crate::wake::Stop;
 
 pub(super) const PROGRAMS: [&str; 2] = ["pg_dump", "pg_restore"];
 
+/// What the names of our directories begin with, and a file in each.
+const PREFIX: &str = "replica_agent-schema-";
+const IN_USE: &str = "in-use";
+
 /// A directory that only we may read, removed in the end.
 pub(super) struct Workshop<'a> {
     dir: PathBuf,
     stop: &'a Stop,
+    /// Locked while we live.
+    _in_use: File,
 }
 
 /// A line of an archive's table of contents.
@@ -33,12 +39,30 @@ pub(super) struct Entry {
 impl<'a> Workshop<'a> {
     pub fn open(stop: &'a Stop) -> Result<Workshop<'a>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("pyreplica-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&dir).map_err(|e| {
+        let failed = |e| {
             Error::new(Kind::Refused, format!("could not create directory \"{}\"", dir.display())).source(e)
-        })?;
-        Ok(Workshop { dir, stop })
+        };
+        DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        let in_use =
+            File::create(dir.join(IN_USE)).and_then(|file| file.lock().map(|()| file)).map_err(failed)?;
+        let workshop = Workshop { dir, stop, _in_use: in_use };
+        workshop.remove_left_behind();
+        Ok(workshop)
+    }
+
+    /// What a killed agent has left: nobody has it locked. What cannot be looked at belongs to somebody else.
+    fn remove_left_behind(&self) {
+        let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+        for dir in entries.filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)).map(|e| e.path()) {
+            let is_left =
+                dir != self.dir && File::open(dir.join(IN_USE)).is_ok_and(|file| file.try_lock().is_ok());
+            if is_left {
+                log::info!("removes \"{}\", which a killed agent has left", dir.display());
+                remove(&dir);
+            }
+        }
     }
 
     /// Dumps definitions to an archive of that name; `what` are the options that say which.
@@ -115,9 +139,13 @@ impl<'a> Workshop<'a> {
 
 impl Drop for Workshop<'_> {
     fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.dir) {
-            log::warn!("could not remove directory \"{}\": {e}", self.dir.display());
-        }
+        remove(&self.dir);
+    }
+}
+
+fn remove(dir: &Path) {
+    if let Err(e) = fs::remove_dir_all(dir) {
+        log::warn!("could not remove directory \"{}\": {e}", dir.display());
     }
 }
 
