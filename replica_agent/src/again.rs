@@ -188,7 +188,16 @@ impl Member {
                 client
                     .execute(
                         include_str!("sql/copied_table.sql"),
-                        &[&agent, &slave, &row.schema, &row.name, &row.trigger_oid, &row.snapshot, &row.rows],
+                        &[
+                            &agent,
+                            &slave,
+                            &row.schema,
+                            &row.name,
+                            &row.trigger_oid,
+                            &row.snapshot,
+                            &row.rows,
+                            &row.table_oid,
+                        ],
                     )
                     .map_err(|e| failed(&slave, e))?;
             }

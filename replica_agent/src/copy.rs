@@ -35,6 +35,8 @@ pub struct CapturedTable {
     pub name: String,
     /// Another one under the same name means that the table was removed and added again.
     pub trigger_oid: u32,
+    /// Under which the log has it: its own on the master and those of its partitions.
+    pub oids: Vec<u32>,
     pub key_columns: Vec<String>,
     pub partitioned: bool,
     pub part: Part,
@@ -58,6 +60,8 @@ pub struct CopiedTable {
     /// Text of a `pg_snapshot`: the transactions it sees are in the copy.
     pub snapshot: String,
     pub rows: u64,
+    /// Of the slave's table.
+    pub table_oid: u32,
 }
 
 /// The tables that the master captures, in the order of their names.
@@ -71,6 +75,7 @@ pub fn captured_tables(master: &mut Client) -> Result<Vec<CapturedTable>> {
             schema: row.get(0),
             name: row.get(1),
             trigger_oid: row.get(2),
+            oids: row.get("oids"),
             // A primary key may have been dropped since.
             key_columns: row.get::<_, Option<Vec<String>>>(3).unwrap_or_default(),
             partitioned: row.get(4),

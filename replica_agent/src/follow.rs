@@ -66,7 +66,11 @@ impl Member {
         let resumes = standing.is_some();
         let position = match standing {
             Some(standing) => resume(control, &mut session, standing)?,
-            None => begin(control, &mut session)?,
+            None => {
+                let captured = control.captured()?;
+                session.tables.all_due(&captured);
+                begin(control, &mut session)?
+            }
         };
         // The predecessor may have died before it was.
         session.make_durable()?;
@@ -134,18 +138,24 @@ impl Member {
         let name = &slave.name;
         check_mapping::refuse(&mut control.client, slave, &captured)?;
         let (client, tables) = self.session.parts()?;
-        let missing = tables.settle(client, &captured)?;
+        let mut missing = tables.settle(client, &captured)?;
+        // One that was added since then may be made by a statement that the slave has not come to.
+        missing.retain(|table| tables.is_due(table));
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
             if slave.schema {
                 schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
             }
             let crew = Crew { config, slave, stop, cancels };
-            // Held by a predecessor that died, they hold what is to be replaced.
+            // Held by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
-            let (again, first): (Vec<_>, Vec<_>) = missing
-                .into_iter()
-                .partition(|table| asked.contains(&(table.schema.clone(), table.name.clone())));
+            let there = oids(client, name, tables.mapping(), &missing)?;
+            let (mut again, mut first) = (Vec::new(), Vec::new());
+            for (table, oid) in missing.into_iter().zip(there) {
+                let replaced = asked.contains(&(table.schema.clone(), table.name.clone()))
+                    || tables.is_remade(&table, oid);
+                if replaced { &mut again } else { &mut first }.push(table);
+            }
             for (missing, manner) in [(first, Manner::First), (again, Manner::Again)] {
                 let (copied, result) = crew.copy(&mut control.client, missing, manner);
                 for copied in &copied {
@@ -341,16 +351,18 @@ impl Member {
         Ok(conflicts)
     }
 
-    /// All up to the target is applied: says so, even if there was nothing to apply.
+    /// All up to the target is applied: says so, even if there was nothing to apply. One that lies behind, since a later
+    /// one was waited for meanwhile, is passed already: to go back to it would apply twice what came after it.
     fn move_to(&mut self, target: &Target) -> Result<()> {
+        if !target.snapshot.includes(&self.position.snapshot) {
+            return Ok(());
+        }
         let mut position: Position = target.clone().into();
         if position.rank <= self.position.rank {
             (position.rank, position.last_xid) = (self.position.rank, self.position.last_xid);
         }
         position.last_ts = self.position.last_ts.clone();
-        if position.snapshot.includes(&self.position.snapshot) {
-            position.settled = self.position.settled;
-        }
+        position.settled = self.position.settled;
         if position != self.position {
             self.commit(&position)?;
         }
@@ -365,19 +377,28 @@ fn absent(
     mapping: &Mapping,
     mut tables: Vec<CapturedTable>,
 ) -> Result<Vec<CapturedTable>> {
+    let mut there = oids(client, slave, mapping, &tables)?.into_iter();
+    tables.retain(|_| there.next() == Some(None));
+    Ok(tables)
+}
+
+/// The tables' oids on the slave, in their order; `None` for those that it does not have.
+fn oids(
+    client: &mut Pipe,
+    slave: &str,
+    mapping: &Mapping,
+    tables: &[CapturedTable],
+) -> Result<Vec<Option<u32>>> {
     let (schemas, names): (Vec<String>, Vec<String>) =
         tables.iter().map(|table| mapping.target(&table.schema, &table.name)).unzip();
-    let there: Vec<bool> = client
+    let row = client
         .query_one(
-            "select array(select to_regclass(format('%I.%I', s, n)) is not null
+            "select array(select to_regclass(format('%I.%I', s, n))::oid
                             from unnest($1::text[], $2::text[]) with ordinality t(s, n, place) order by place)",
             &[&schemas, &names],
         )
-        .map_err(|e| Error::from_pg(format!("could not look for new tables on slave \"{slave}\""), e))?
-        .get(0);
-    let mut there = there.into_iter();
-    tables.retain(|_| there.next() == Some(false));
-    Ok(tables)
+        .map_err(|e| Error::from_pg(format!("could not look for new tables on slave \"{slave}\""), e))?;
+    Ok(row.get(0))
 }
 
 fn resume(control: &mut Control, session: &mut SlaveSession, standing: Standing) -> Result<Position> {

@@ -21,6 +21,7 @@ use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
 use crate::applier::Applied;
 use crate::commit::SlaveSession;
 use crate::control::Control;
+use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
@@ -253,6 +254,8 @@ fn lock_step(
     for member in members.iter_mut() {
         member.catch_up_sequences(control).map_err(|e| blame(&member.session.name, e))?;
     }
+    let captured = control.captured()?;
+    let complete = members.iter().all(|member| member.session.tables.complete(&captured));
     let (mut sessions, mut reporters) = (Vec::new(), Vec::new());
     for member in members.iter_mut() {
         sessions.push(&mut member.session);
@@ -271,7 +274,8 @@ fn lock_step(
                 logging::within(of_slave, || work(session, number, &commands, &answer, stop));
             });
         }
-        let mut walk = Walk { control, crew, reporters, position, batch };
+        let known = complete.then_some(captured);
+        let mut walk = Walk { control, crew, reporters, position, batch, known };
         let ended = walk.on(context, target)?;
         Ok::<_, Failure>((ended, walk.position))
     })?;
@@ -354,6 +358,8 @@ struct Walk<'a> {
     reporters: Vec<&'a mut Reporter>,
     position: Position,
     batch: i64,
+    /// The captured tables; `None` when some member does not know them all.
+    known: Option<Vec<CapturedTable>>,
 }
 
 impl Walk<'_> {
@@ -361,7 +367,6 @@ impl Walk<'_> {
         let timer = context.config.agent.timer;
         let names: Vec<&str> = self.crew.names.iter().map(String::as_str).collect();
         let feed = Feed::start(context, &names, self.position.clone(), target.cloned())?;
-        let captured = self.control.captured()?;
         let mut looked = Instant::now();
         let mut open = false;
         let mut batches = 0;
@@ -407,7 +412,7 @@ impl Walk<'_> {
                 looked = Instant::now();
                 let sequences = self.control.sequences()?;
                 self.crew.all(&Command::Sequences(sequences.into()))?;
-                if self.control.captured()? != captured {
+                if self.known != Some(self.control.captured()?) {
                     return Ok(Reached::NewTables(None));
                 }
             }

@@ -3,7 +3,7 @@
 //! In: `pyreplica_agent.copied_table` of the slave, the captured tables of the master. Out: for a relation of the
 //! stream whether to apply its changes; and the list of tables that have to be copied first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::Initial;
@@ -21,6 +21,8 @@ struct Copied {
     trigger_oid: u32,
     snapshot: Snapshot,
     rows: Option<i64>,
+    /// Of the slave's table that holds the rows.
+    table_oid: Option<u32>,
 }
 
 impl Copied {
@@ -29,7 +31,13 @@ impl Copied {
             trigger_oid: copied.table.trigger_oid,
             snapshot: copied.snapshot.parse()?,
             rows: Some(i64::try_from(copied.rows).unwrap_or(i64::MAX)),
+            table_oid: Some(copied.table_oid),
         })
+    }
+
+    /// Nothing was copied.
+    fn in_step(trigger_oid: u32) -> Copied {
+        Copied { trigger_oid, snapshot: Snapshot::empty(), rows: None, table_oid: None }
     }
 }
 
@@ -42,6 +50,13 @@ struct Held {
     was: HashMap<Name, Copied>,
 }
 
+#[derive(Debug)]
+struct Awaited {
+    name: Name,
+    /// Of the table and its partitions on the master.
+    oids: Vec<u32>,
+}
+
 /// A row of `pyreplica_agent.copied_table`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopiedRow {
@@ -50,6 +65,7 @@ pub struct CopiedRow {
     pub trigger_oid: u32,
     pub snapshot: String,
     pub rows: Option<i64>,
+    pub table_oid: Option<u32>,
 }
 
 /// What to do with a transaction's changes of a relation.
@@ -76,9 +92,12 @@ pub struct Tables {
     /// Of a table that is copied again meanwhile.
     held: Option<Held>,
     /// Tables that the slave does not have yet, by their triggers: the stream may hold the statement that makes them.
-    /// Until they are there, and then copied, their changes are skipped.
-    awaited: HashMap<u32, Name>,
+    /// Until they are there, and then copied, their changes are skipped; but not those of another table that the slave
+    /// knows by the same name, which is dropped or renamed before.
+    awaited: HashMap<u32, Awaited>,
     absent: Vec<CapturedTable>,
+    /// Those that can be copied, by their triggers: no statement is still to come that makes them.
+    due: HashSet<u32>,
     /// What the stream met last that has to be asked for.
     unknown: Option<(Name, u32)>,
 }
@@ -102,7 +121,7 @@ impl Tables {
     ) -> Result<Self> {
         let rows = client
             .query(
-                "select schema_name, table_name, trigger_oid, snapshot::text, rows
+                "select schema_name, table_name, trigger_oid, snapshot::text, rows, table_oid
                    from pyreplica_agent.copied_table where agent = $1 and slave = $2",
                 &[&agent, &slave],
             )
@@ -117,7 +136,8 @@ impl Tables {
                 forget(client, agent, slave, &name)?;
                 continue;
             }
-            copied.insert(name, Copied { trigger_oid: row.get(2), snapshot, rows: row.get(4) });
+            let (trigger_oid, rows, table_oid) = (row.get(2), row.get(4), row.get(5));
+            copied.insert(name, Copied { trigger_oid, snapshot, rows, table_oid });
         }
         Ok(Tables {
             agent: agent.into(),
@@ -129,6 +149,7 @@ impl Tables {
             held: None,
             awaited: HashMap::new(),
             absent: Vec::new(),
+            due: HashSet::new(),
             unknown: None,
         })
     }
@@ -234,7 +255,11 @@ impl Tables {
             Some(now) => now.as_ref().is_some_and(|now| self.is_skipped(now.trigger_oid)),
             None => {
                 let of = |held: &Held| held.now == key.0 || held.was.keys().any(|name| *name == key.0);
-                self.held.as_ref().is_some_and(of) || self.awaited.values().any(|name| *name == key.0)
+                let is = |awaited: &Awaited| {
+                    awaited.oids.contains(&key.1)
+                        || awaited.name == key.0 && !self.copied.contains_key(&key.0)
+                };
+                self.held.as_ref().is_some_and(of) || self.awaited.values().any(is)
             }
         }
     }
@@ -247,15 +272,36 @@ impl Tables {
 
     /// Skips the changes of these tables until `arrived`: they will be copied under a later snapshot.
     pub fn wait_for(&mut self, tables: &[CapturedTable], absent: Vec<CapturedTable>) {
-        let by_trigger = |table: &CapturedTable| (table.trigger_oid, name_of(&table.schema, &table.name));
+        let by_trigger = |table: &CapturedTable| {
+            let awaited = Awaited { name: name_of(&table.schema, &table.name), oids: table.oids.clone() };
+            (table.trigger_oid, awaited)
+        };
         self.awaited.extend(tables.iter().map(by_trigger));
         self.absent.extend(absent);
     }
 
     /// All is applied that may make the awaited tables; gives those that were absent.
     pub fn arrived(&mut self) -> Vec<CapturedTable> {
-        self.awaited.clear();
+        self.due = std::mem::take(&mut self.awaited).into_keys().collect();
         std::mem::take(&mut self.absent)
+    }
+
+    /// The slave has no position yet: what makes these is not in its stream.
+    pub fn all_due(&mut self, captured: &[CapturedTable]) {
+        self.due = captured.iter().map(|table| table.trigger_oid).collect();
+    }
+
+    /// Can the table be copied? If not, it is found missing again, and waited for.
+    pub fn is_due(&self, table: &CapturedTable) -> bool {
+        self.due.contains(&table.trigger_oid)
+    }
+
+    /// Has the slave's table been dropped and made anew since it was copied? Then all that it holds has come by the
+    /// stream, with which the master's was made anew as well.
+    pub fn is_remade(&self, table: &CapturedTable, table_oid: Option<u32>) -> bool {
+        let copied = self.copied.get(&name_of(&table.schema, &table.name));
+        let was = copied.and_then(|copied| copied.table_oid);
+        was.is_some() && table_oid.is_some() && was != table_oid
     }
 
     /// Were the statements that this transaction queued run before the stream was set back?
@@ -299,6 +345,7 @@ impl Tables {
             trigger_oid: copied.trigger_oid,
             snapshot: snapshot.to_string(),
             rows: copied.rows,
+            table_oid: copied.table_oid,
         };
         let mut rows: Vec<CopiedRow> = self
             .copied
@@ -308,7 +355,7 @@ impl Tables {
             .collect();
         let statements = name_of("", "");
         if !self.copied.contains_key(&statements) {
-            let none = Copied { trigger_oid: 0, snapshot: level.clone(), rows: None };
+            let none = Copied { trigger_oid: 0, snapshot: level.clone(), rows: None, table_oid: None };
             rows.push(row(&statements, &none, level));
         }
         match copied {
@@ -339,11 +386,11 @@ impl Tables {
             // What was no longer captured may be again.
             self.asked.retain(|_, now| now.is_some());
             if let Some(renamed) = by_trigger.get(&table.trigger_oid) {
-                self.mark(client, table, renamed.snapshot.clone(), renamed.rows)?;
+                self.mark(client, table, renamed.clone())?;
             } else if self.initial == Initial::Copy {
                 to_copy.push(table.clone());
             } else {
-                self.mark(client, table, Snapshot::empty(), None)?;
+                self.mark(client, table, Copied::in_step(table.trigger_oid))?;
             }
         }
         Ok(to_copy)
@@ -372,11 +419,12 @@ impl Tables {
                 schema: schema.to_owned(),
                 name: name.to_owned(),
                 trigger_oid: 0,
+                oids: Vec::new(),
                 key_columns: Vec::new(),
                 partitioned: false,
                 part: Part::default(),
             };
-            return self.mark(client, &table, Snapshot::empty(), None);
+            return self.mark(client, &table, Copied::in_step(0));
         }
         log::warn!(
             "slave \"{}\": changes of table {schema}.{name} are left out: it is no longer replicated and was never copied",
@@ -393,13 +441,7 @@ impl Tables {
     }
 
     /// Takes the table to be in step except for what the snapshot does not see.
-    pub fn mark(
-        &mut self,
-        client: &mut Pipe,
-        table: &CapturedTable,
-        snapshot: Snapshot,
-        rows: Option<i64>,
-    ) -> Result<()> {
+    fn mark(&mut self, client: &mut Pipe, table: &CapturedTable, copied: Copied) -> Result<()> {
         client
             .execute(
                 include_str!("sql/copied_table.sql"),
@@ -408,9 +450,10 @@ impl Tables {
                     &self.slave,
                     &table.schema,
                     &table.name,
-                    &table.trigger_oid,
-                    &snapshot.to_string(),
-                    &rows,
+                    &copied.trigger_oid,
+                    &copied.snapshot.to_string(),
+                    &copied.rows,
+                    &copied.table_oid,
                 ],
             )
             .map_err(|e| {
@@ -420,7 +463,7 @@ impl Tables {
                 )
             })?;
         let name = (table.schema.clone(), table.name.clone());
-        self.copied.insert(name, Copied { trigger_oid: table.trigger_oid, snapshot, rows });
+        self.copied.insert(name, copied);
         Ok(())
     }
 }
@@ -449,10 +492,11 @@ mod tests {
 
     #[test]
     fn what_is_in_the_copy_is_not_applied_again() {
-        let copied = Copied { trigger_oid: 1, snapshot: "10:20:10,15".parse().unwrap(), rows: Some(3) };
+        let snapshot = "10:20:10,15".parse().unwrap();
+        let copied = Copied { trigger_oid: 1, snapshot, rows: Some(3), table_oid: Some(16400) };
         let name = |n: &str| ("public".to_owned(), n.to_owned());
         let t_now = Captured { schema: "public".into(), name: "t".into(), trigger_oid: 1 };
-        let tables = Tables {
+        let mut tables = Tables {
             agent: "a".into(),
             slave: "s".into(),
             initial: Initial::Copy,
@@ -462,6 +506,7 @@ mod tests {
             held: None,
             awaited: HashMap::new(),
             absent: Vec::new(),
+            due: HashSet::new(),
             unknown: None,
         };
         let check = |table, xid, gate| {
@@ -491,11 +536,13 @@ mod tests {
             schema: "public".into(),
             name: "u".into(),
             trigger_oid: 2,
+            oids: vec![7],
             key_columns: vec!["id".into()],
             partitioned: false,
             part: Part::default(),
         };
-        let copied = CopiedTable { table: table.clone(), snapshot: "18:18:".into(), rows: 5 };
+        let copied =
+            CopiedTable { table: table.clone(), snapshot: "18:18:".into(), rows: 5, table_oid: 16401 };
         let mut rows: Vec<_> = tables.rewound(&table, Some(&copied), &level).unwrap();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let shown: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.snapshot.as_str())).collect();
@@ -511,6 +558,7 @@ mod tests {
             schema: "public".into(),
             name: name.into(),
             trigger_oid,
+            oids: vec![10 + trigger_oid],
             key_columns: vec!["id".into()],
             partitioned: false,
             part: Part::default(),
@@ -518,5 +566,15 @@ mod tests {
         assert!(tables.complete(&[captured("t", 1)]));
         assert!(!tables.complete(&[captured("t", 2)]), "removed and added again");
         assert!(!tables.complete(&[captured("t", 1), captured("u", 3)]));
+        assert!(tables.is_remade(&captured("t", 2), Some(16500)));
+        for there in [Some(16400), None] {
+            assert!(!tables.is_remade(&captured("t", 2), there), "{there:?}");
+        }
+        assert!(!tables.is_remade(&captured("u", 3), Some(16500)), "it was never copied");
+
+        tables.wait_for(&[captured("t", 2), captured("u", 3)], Vec::new());
+        assert_eq!(tables.gate("public", "t", 12, 20), Gate::Skip);
+        assert_eq!(tables.gate("public", "t", 6, 20), Gate::Apply, "another one has the name now");
+        assert_eq!(tables.gate("public", "u", 99, 20), Gate::Skip, "a partition that was dropped");
     }
 }

@@ -2,6 +2,7 @@
 
 use pyreplica_tests::doc::example;
 use pyreplica_tests::trio::{shared_servers, Setup, Trio};
+use pyreplica_tests::wait::wait_for;
 
 const TABLE: &str = "create table t (id int primary key, v text)";
 
@@ -191,6 +192,88 @@ fn a_table_may_be_made_added_and_filled_at_once() {
         assert_eq!(trio.conflicts(1), [""; 0]);
         assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
     }
+}
+
+/// Waits until the copy of a table that a slave has on record is that of the master's table of now.
+fn wait_for_record(trio: &Trio, table: &str) {
+    let trigger =
+        format!("select oid from pg_trigger where tgrelid = '{table}'::regclass and tgname = '!pyreplica'");
+    let trigger = trio.master.value(&trigger);
+    let record = format!("select trigger_oid from pyreplica_agent.copied_table where table_name = '{table}'");
+    for slave in &trio.slaves {
+        wait_for("the record of the new table", || (slave.value(&record) == trigger).then_some(()));
+    }
+}
+
+#[test]
+fn a_table_may_be_dropped_and_made_anew() {
+    let make = "select pyreplica.replicate_ddl('create table public.n (id int primary key, v text)');
+                select pyreplica.add_table('n'); insert into n values (1, 'a')";
+    for setup in [Setup::new(TABLE), Setup::new(TABLE).atomic()] {
+        let mut trio = setup.start();
+        trio.master.run(make);
+        trio.catch_up_and_compare();
+        // In one transaction, and in several.
+        trio.master
+            .run(&format!("begin; select pyreplica.replicate_ddl('drop table public.n'); {make}; commit"));
+        wait_for_record(&trio, "n");
+        trio.catch_up_and_compare();
+        trio.master.run("select pyreplica.replicate_ddl('drop table public.n')");
+        make.split_inclusive(';').for_each(|statement| trio.master.run(statement));
+        trio.master.run("insert into n values (2, 'b'); insert into t values (1, 'a')");
+        wait_for_record(&trio, "n");
+        trio.catch_up_and_compare();
+        // And while no agent runs.
+        trio.agent.stop();
+        trio.master.run(&format!("select pyreplica.replicate_ddl('drop table public.n'); {make}"));
+        trio.catch_up_and_compare();
+        trio.master.run("insert into n values (3, 'c')");
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
+    }
+}
+
+#[test]
+fn a_table_may_be_renamed_away_and_made_anew() {
+    for running in [true, false] {
+        let mut trio = Trio::start(TABLE);
+        trio.master.run("insert into t select i, 'old' from generate_series(1, 5) i");
+        trio.catch_up();
+        if !running {
+            trio.agent.stop();
+        }
+        trio.master.run(
+            "update t set v = 'x' where id < 4; insert into t values (6, 'y'); delete from t where id = 5",
+        );
+        trio.master.run(
+            "begin; select pyreplica.replicate_ddl('alter table public.t rename to t_old;
+                                                    create table public.t (id int primary key, v text)');
+             select pyreplica.add_table('t'); insert into t values (100, 'new'); commit",
+        );
+        if running {
+            wait_for_record(&trio, "t");
+        }
+        trio.catch_up_and_compare();
+        trio.master.run("update t_old set v = 'z'; update t set v = 'z'");
+        trio.catch_up_and_compare();
+        assert_eq!(trio.slaves[0].value("select count(*) from t_old where v = 'z'"), "5");
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
+    }
+}
+
+#[test]
+fn tables_are_made_and_added_one_after_the_other() {
+    let mut trio = Trio::start(TABLE);
+    for i in 0..20 {
+        trio.master.run(&format!(
+            "select pyreplica.replicate_ddl('create table public.u{i} (id int primary key)'); select pyreplica.add_table('u{i}')"
+        ));
+        trio.master.run(&format!("insert into u{i} values (1)"));
+    }
+    trio.catch_up_and_compare();
+    assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(super) fn copy_table(
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
 
     let there = target.mapping.on_slave(table);
-    let only = only_if_plain(slave, &there, target.slave)?;
+    let (only, table_oid) = only_if_plain(slave, &there, target.slave)?;
     let rule = target.mapping.rule(&table.schema, &table.name);
     let is_transform = rule.is_some_and(|rule| rule.is_transform());
     let columns = match is_transform {
@@ -111,7 +111,16 @@ pub(super) fn copy_table(
     if target.manner != Manner::Aside {
         to.execute(
             include_str!("../sql/copied_table.sql"),
-            &[&target.agent, &target.slave, &table.schema, &table.name, &table.trigger_oid, &snapshot, &rows],
+            &[
+                &target.agent,
+                &target.slave,
+                &table.schema,
+                &table.name,
+                &table.trigger_oid,
+                &snapshot,
+                &rows,
+                &table_oid,
+            ],
         )
         .map_err(on_slave)?;
     }
@@ -127,7 +136,7 @@ pub(super) fn copy_table(
     failpoint::hit("copy.after_commit");
     from.commit().map_err(on_master)?;
     log::info!("slave \"{}\": copied table {name}: {}", target.slave, progress.finish());
-    Ok(CopiedTable { table: table.clone(), snapshot, rows: sent.stored })
+    Ok(CopiedTable { table: table.clone(), snapshot, rows: sent.stored, table_oid })
 }
 
 /// Begins a transaction and locks the table before the first snapshot, however long that takes unless stopped.
@@ -175,11 +184,12 @@ pub(super) fn stopped(name: &str) -> Error {
     Error::new(Kind::Stopped, format!("copy of table \"{name}\" was stopped"))
 }
 
-/// `only ` for an ordinary table, whose inheritance children are tables of their own; an error if it is none.
-fn only_if_plain(slave: &mut Client, table: &CapturedTable, slave_name: &str) -> Result<&'static str> {
-    let kind: Option<i8> = slave
+/// `only ` for an ordinary table, whose inheritance children are tables of their own; an error if it is none. And
+/// its oid.
+fn only_if_plain(slave: &mut Client, table: &CapturedTable, slave_name: &str) -> Result<(&'static str, u32)> {
+    let found: Option<(i8, u32)> = slave
         .query_opt(
-            "select c.relkind from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            "select c.relkind, c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
               where n.nspname = $1 and c.relname = $2",
             &[&table.schema, &table.name],
         )
@@ -189,10 +199,10 @@ fn only_if_plain(slave: &mut Client, table: &CapturedTable, slave_name: &str) ->
                 e,
             )
         })?
-        .map(|row| row.get(0));
-    match kind.map(|kind| kind as u8) {
-        Some(b'r') => Ok("only "),
-        Some(b'p') => Ok(""),
+        .map(|row| (row.get(0), row.get(1)));
+    match found.map(|(kind, oid)| (kind as u8, oid)) {
+        Some((b'r', oid)) => Ok(("only ", oid)),
+        Some((b'p', oid)) => Ok(("", oid)),
         Some(_) => Err(Error::new(
             Kind::Refused,
             format!("\"{}\" on slave \"{slave_name}\" is not a table", table.full_name()),

@@ -27,9 +27,12 @@ create table if not exists pyreplica_agent.copied_table (
     trigger_oid oid         not null, -- the capturing trigger on the master: another one means it was added anew
     snapshot    pg_snapshot not null,
     rows        bigint,               -- NULL when it was taken to be in step (initial = "current" or "oldest")
+    table_oid   oid,                  -- of the slave's table that was filled: another one means that it was made anew
     copied_at   timestamptz not null default clock_timestamp(),
     constraint copied_table_pkey primary key (agent, slave, schema_name, table_name)
 );
+-- One from before it had that.
+alter table pyreplica_agent.copied_table add column if not exists table_oid oid;
 
 -- What is still to be run of the schema that was brought for the initial copy: indexes and constraints come after the rows.
 create table if not exists pyreplica_agent.pending_schema (
