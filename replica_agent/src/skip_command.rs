@@ -54,10 +54,15 @@ pub fn skip(
         if let Some(error) = last_error(config, name)? {
             out(&format!("The slave stands before it with: {error}"))?;
         }
-        let first = &next[0].0.xid;
+        let (first, pending) = &next[0];
+        let command = format!("replica_agent skip --slave {name} --transaction {}", first.xid);
+        match pending.statements.len() {
+            0 => {}
+            1 => out(&format!("To set its statement aside: {command}"))?,
+            _ => out(&format!("To set a queued statement aside: {command} --statement N"))?,
+        }
         out(&format!(
-            "To set a queued statement aside: replica_agent skip --slave {name} --transaction {first} [--statement N]\n\
-             To set aside all of it, which leaves the slave without its changes: the same with --whole-transaction"
+            "To set aside all of it, which leaves the slave without its changes: {command} --whole-transaction"
         ))?;
         return Ok(false);
     };

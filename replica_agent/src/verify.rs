@@ -25,7 +25,7 @@ use crate::check_mapping;
 use crate::config::{Config, Slave};
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
-use crate::mapping::Operations;
+use crate::mapping::{Operations, Pattern};
 use crate::part::{keep_sent, Rows};
 use crate::session::{cancel_on_stop, connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
@@ -198,13 +198,18 @@ impl Outcome {
 }
 
 pub(crate) fn choose(tables: Vec<CapturedTable>, wanted: &[String]) -> Result<Vec<CapturedTable>> {
-    if let Some(unknown) =
-        wanted.iter().find(|wanted| !tables.iter().any(|table| table.full_name() == **wanted))
-    {
+    // As people write it, or with quotes, as PostgreSQL and agent.toml do.
+    let is = |table: &CapturedTable, wanted: &String| {
+        let name = Pattern::parse(wanted).ok().and_then(|pattern| pattern.name());
+        table.full_name() == *wanted
+            || name.is_some_and(|name| name == (table.schema.clone(), table.name.clone()))
+    };
+    if let Some(unknown) = wanted.iter().find(|wanted| !tables.iter().any(|table| is(table, wanted))) {
         return Err(Error::new(Kind::Usage, format!("table \"{unknown}\" is not captured on the master"))
             .hint("Name it as schema.name; pyreplica.replicated_table lists the captured ones."));
     }
-    Ok(tables.into_iter().filter(|table| wanted.is_empty() || wanted.contains(&table.full_name())).collect())
+    let chosen = |table: &CapturedTable| wanted.is_empty() || wanted.iter().any(|wanted| is(table, wanted));
+    Ok(tables.into_iter().filter(chosen).collect())
 }
 
 /// Whole tables are read and sorted here, unlike anywhere else in the agent.

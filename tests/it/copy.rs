@@ -104,6 +104,10 @@ fn one_table_is_copied_again_without_an_agent() {
         trio.catch_up_and_compare();
         assert_eq!(trio.conflicts(0), [""; 0]);
         trio.agent
+            .run(&["copy", "--slave", "slave1", "--table", "public.\"u\""])
+            .expect_code(0)
+            .expect_text(&["copied table public.u"]);
+        trio.agent
             .run(&["copy", "--table", "public.nothing"])
             .expect_code(2)
             .expect_text(&["public.nothing", "not captured"]);
