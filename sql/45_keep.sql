@@ -17,7 +17,7 @@ begin
         select d.address_names[3] as name, t.relation
           from pg_event_trigger_dropped_objects() d,
                to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])) t(relation)
-         where d.classid = 'pg_trigger'::regclass and d.address_names[3] ~ '^[!\x01]pyreplica' and t.relation is not null
+         where d.classid = 'pg_trigger'::regclass and d.address_names[3] ~ e'^[!\x01]pyreplica' and t.relation is not null
          order by d.address_names[3] collate "C"
     loop
         raise exception using errcode = '2BP01',

@@ -192,7 +192,7 @@ fn a_bad_filter_is_refused_when_the_table_is_added() {
 }
 
 /// A copy of a database on the same server, by pg_dump and psql.
-fn restored(db: &Db) -> Db {
+pub fn restored(db: &Db) -> Db {
     let copy = db.server.create_db(&format!("{}_restored", db.name), "");
     let mut dump =
         db.server.client_program("pg_dump", &db.name).stdout(Stdio::piped()).spawn().expect("pg_dump runs");

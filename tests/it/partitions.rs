@@ -2,6 +2,8 @@
 
 use pyreplica_tests::trio::{Setup, Trio};
 
+use crate::filters::restored;
+
 const PARTITIONED: &str = "create table p (id int, day date, v text, primary key (id, day)) partition by range (day);
     create table p_2020 partition of p for values from ('2020-01-01') to ('2021-01-01');
     create table p_2021 partition of p for values from ('2021-01-01') to ('2022-01-01') partition by list (id);
@@ -67,6 +69,34 @@ fn truncate_of_one_partition_leaves_the_others() {
     trio.master.run("truncate p_2020; insert into p values (5, '2020-01-05', 'after')");
     trio.catch_up_and_compare();
     assert_ne!(trio.slaves[0].value("select count(*) from p_2021"), "0");
+}
+
+#[test]
+fn who_attaches_a_filled_partition_is_warned() {
+    let mut trio = Setup::new(PARTITIONED).slaves(1).start();
+    let sql = "select pyreplica.replicate_ddl('create table public.p_2022 (id int, day date, v text, primary key (id, day))');
+               insert into p_2022 values (1, '2022-02-02', 'before');
+               select pyreplica.replicate_ddl('alter table public.p attach partition public.p_2022 for values from (''2022-01-01'') to (''2023-01-01'')')";
+    let mut psql = trio.master.server.client_program("psql", &trio.master.name);
+    let output = psql.args(["-qXc", sql]).output().expect("psql runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("WARNING:  the rows that table public.p_2022 holds already do not reach the slaves"),
+        "{told}"
+    );
+    trio.catch_up();
+    trio.agent.run(&["copy", "--slave", "slave1", "--table", "public.p"]).expect_code(0);
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn a_dump_with_partitions_is_restored_without_errors() {
+    let trio = Setup::new(PARTITIONED).build();
+    let restored = restored(&trio.master);
+    let triggers = "select tgrelid::regclass, tgname from pg_trigger order by 1, 2";
+    assert_eq!(restored.rows(triggers), trio.master.rows(triggers));
+    restored.run("create table p_later partition of p for values from ('2030-01-01') to ('2031-01-01')");
+    assert_eq!(restored.value("select count(*) from pg_trigger where tgrelid = 'p_later'::regclass and tgname like '!pyreplica%'"), "2");
 }
 
 #[test]

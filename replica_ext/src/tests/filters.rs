@@ -329,6 +329,13 @@ pub mod tests {
         );
     }
 
+    #[pg_test]
+    fn the_view_reads_under_any_setting() {
+        captured("id int primary key, v text", "columns => '{id}'");
+        Spi::run("set standard_conforming_strings = off; set escape_string_warning = off").expect("settings");
+        assert_eq!(value("select columns::text from pyreplica.replicated_table"), "{id}");
+    }
+
     #[pg_test(error = "cannot drop column v of table t because other objects depend on it")]
     fn a_column_that_is_sent_is_not_dropped_unnoticed() {
         captured("id int primary key, v text", "columns => '{id,v}'");
