@@ -20,6 +20,7 @@ pub mod trigger;
 pub mod tuple;
 pub mod types;
 pub mod when;
+mod whole;
 pub mod xact;
 
 /// Functions that raise nothing and allocate nothing, called for every row: pgrx's guard, a sigsetjmp, would cost

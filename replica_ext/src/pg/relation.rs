@@ -7,6 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::tuple::{Attribute, Row};
 use super::types::{same_image, wire_type, Encoder};
 use super::undeclared;
+use super::whole::{self, Form};
 use crate::{encode, error};
 
 /// A captured table as the log describes it.
@@ -115,18 +116,16 @@ impl Values<'_> {
 
     /// Appends the values of all columns, which need not be found.
     pub fn write_all(&self, out: &mut Vec<u8>) {
-        let mut columns = self.description.columns.iter();
-        let mut next = columns.next();
+        let Description { layout, columns, column_of, .. } = self.description;
+        let other = |attribute: usize, value: *const u8, out: &mut Vec<u8>| {
+            let column = column_of[attribute].map(|column| &columns[column]);
+            // SAFETY: the row is of the relation (`values` checked it), and is alive.
+            column.into_iter().for_each(|column| unsafe { column.encoder.write(value, out) });
+        };
         // SAFETY: the tuple is alive, and was begun with this layout; it is of the relation (`values` checked it).
-        unsafe {
-            self.row.each(&self.description.layout, |attribute, value| {
-                let Some(column) = next.filter(|column| column.attribute == attribute) else { return };
-                match value.is_null() {
-                    true => encode::null(out),
-                    false => column.encoder.write(value, out),
-                }
-                next = columns.next();
-            });
+        let is_written = unsafe { whole::write(self.row, layout, out, other) };
+        if !is_written {
+            (0..columns.len()).for_each(|column| self.write(column, out));
         }
     }
 }
@@ -181,14 +180,17 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) ->
                 _ => 1,
             };
             let by_value = attr.attbyval;
-            description.layout.push(Attribute { len: attr.attlen, align: align - 1, by_value });
+            let mut stored = Attribute { len: attr.attlen, align: align - 1, by_value, form: Form::LeftOut };
             let left_out = !options.columns.is_empty() && !options.columns.contains(&attr.attnum);
             if attr.attisdropped || attr.attgenerated != 0 || left_out {
+                description.layout.push(stored);
                 description.column_of.push(None);
                 continue;
             }
             description.column_of.push(Some(description.columns.len()));
             let wire = wire_type(attr.atttypid, attr.attlen, by_value, context);
+            stored.form = Form::of(&wire.encoder);
+            description.layout.push(stored);
             description.columns.push(Column {
                 attribute,
                 name: c_string(attr.attname.data.as_ptr()),

@@ -4,6 +4,7 @@ use pgrx::pg_sys::{self, Datum, HeapTuple, TupleDesc};
 use pgrx::varlena::varsize_any;
 
 use super::unguarded;
+use super::whole::Form;
 
 /// How an attribute lies in a tuple.
 pub struct Attribute {
@@ -12,6 +13,8 @@ pub struct Attribute {
     /// Bytes to which it is aligned, less one.
     pub align: usize,
     pub by_value: bool,
+    /// How an INSERT has it.
+    pub form: Form,
 }
 
 /// Where the values of a row lie, found from left to right as far as they are needed; reused from row to row.
@@ -30,6 +33,7 @@ pub struct Row {
     offset: usize,
     /// The values of a tuple that is older than the last attributes of its table.
     datums: Vec<Datum>,
+    is_old: bool,
 }
 
 impl Default for Row {
@@ -43,6 +47,7 @@ impl Default for Row {
             present: null,
             offset: 0,
             datums: Vec::new(),
+            is_old: false,
         }
     }
 }
@@ -67,7 +72,8 @@ impl Row {
             self.present = if has_nulls { (*header).t_bits.as_ptr() } else { std::ptr::null() };
             self.found = 0;
             let attributes = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
-            if (attributes as usize) < layout.len() {
+            self.is_old = (attributes as usize) < layout.len();
+            if self.is_old {
                 self.take_apart_old(tuple, descriptor, layout);
             }
         }
@@ -132,12 +138,13 @@ impl Row {
         unsafe { self.at(self.found, self.offset, attribute) }
     }
 
-    /// Where attribute number `i` begins, given the offset behind the one before; and the offset behind it.
+    /// Where attribute number `i` begins, a null pointer where it is NULL, given the offset behind the one before; and
+    /// the offset behind it.
     ///
     /// # Safety
     /// The tuple that was begun is alive; `attribute` is the one numbered `i`.
     #[inline(always)]
-    unsafe fn at(&self, i: usize, mut offset: usize, attribute: &Attribute) -> (*const u8, usize) {
+    pub(super) unsafe fn at(&self, i: usize, mut offset: usize, attribute: &Attribute) -> (*const u8, usize) {
         // SAFETY: the caller vouches for tuple and attribute; the bitmap has a bit for each attribute.
         unsafe {
             if !self.present.is_null() && *self.present.add(i / 8) & (1 << (i % 8)) == 0 {
@@ -155,23 +162,16 @@ impl Row {
         }
     }
 
-    /// Calls `each` with all attributes from left to right, found or not; a null pointer is NULL.
-    ///
-    /// # Safety
-    /// As for [`Row::find`].
+    /// Whether the tuple lacks the last attributes of its table. All were found when it was begun, not all in it.
     #[inline(always)]
-    pub(super) unsafe fn each(&self, layout: &[Attribute], mut each: impl FnMut(usize, *const u8)) {
-        if self.found == layout.len() {
-            self.values.iter().enumerate().for_each(|(i, &value)| each(i, value));
-            return;
-        }
-        let mut offset = 0;
-        for (i, attribute) in layout.iter().enumerate() {
-            // SAFETY: the caller vouches for the tuple.
-            let (value, behind) = unsafe { self.at(i, offset, attribute) };
-            each(i, value);
-            offset = behind;
-        }
+    pub(super) fn is_old(&self) -> bool {
+        self.is_old
+    }
+
+    /// Bytes of the values with what lies between them.
+    #[inline(always)]
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// An attribute that was found; None is NULL.
