@@ -92,10 +92,9 @@ impl Values<'_> {
             self.row.compare(new.row, &description.layout, |attribute, old, new| {
                 let Some(column) = description.column_of[attribute] else { return };
                 let len = description.layout[attribute].len;
-                let same = match (old.get(attribute), new.get(attribute)) {
-                    (None, None) => true,
-                    (Some(old), Some(new)) => same_image(old, new, len),
-                    _ => false,
+                let same = match old.is_null() || new.is_null() {
+                    true => old == new,
+                    false => same_image(old, new, len),
                 };
                 if !same {
                     changed.push(column);

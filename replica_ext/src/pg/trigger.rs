@@ -14,7 +14,11 @@ use super::when;
 use crate::{capture, error, guc, origin};
 
 /// A call of a row or statement trigger, valid until it returns.
-pub struct Call<'a>(&'a pg_sys::TriggerData);
+pub struct Call<'a> {
+    data: &'a pg_sys::TriggerData,
+    /// What has happened to the row, or the table.
+    event: Event,
+}
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Event {
@@ -25,16 +29,6 @@ pub enum Event {
 }
 
 impl Call<'_> {
-    #[inline]
-    pub fn event(&self) -> Event {
-        match self.0.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
-            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
-            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
-            _ => Event::Truncate,
-        }
-    }
-
     /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter, and some
     /// triggers are there to be read (sql/40_capture.sql); their arguments tell.
     ///
@@ -42,17 +36,17 @@ impl Call<'_> {
     /// `fcinfo` is that of the call.
     #[inline]
     unsafe fn logs(&self, fcinfo: FunctionCallInfo) -> Option<Event> {
-        let event = self.event();
+        let event = self.event;
         // SAFETY: the trigger is valid for the duration of the call, and has tgnargs arguments, C strings.
         unsafe {
-            let trigger = &*self.0.tg_trigger;
+            let trigger = &*self.data.tg_trigger;
             if event != Event::Update || trigger.tgnargs == 0 {
                 return Some(event);
             }
             if CStr::from_ptr(*trigger.tgargs).to_bytes().starts_with(b"options") {
                 return None;
             }
-            match when::was_and_is_in(self.0, fcinfo) {
+            match when::was_and_is_in(self.data, fcinfo) {
                 Some((true, false)) => Some(Event::Delete),
                 Some((false, true)) => Some(Event::Insert),
                 // What a function of the filter says may be another thing now than when the row was changed.
@@ -65,27 +59,27 @@ impl Call<'_> {
     #[inline]
     pub fn relation_oid(&self) -> Oid {
         // SAFETY: the relation is open for the duration of the call (trigger protocol).
-        unsafe { (*self.0.tg_relation).rd_id }
+        unsafe { (*self.data.tg_relation).rd_id }
     }
 
     /// Nearly every session writes in its own name.
     #[inline]
     fn is_logged(&self) -> bool {
         // SAFETY: the trigger is valid for the duration of the call.
-        let always = || unsafe { (*self.0.tg_trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8 };
+        let always = || unsafe { (*self.data.tg_trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8 };
         !(session::is_replica() || guc::has_origin()) || origin::is_logged(always())
     }
 
     /// The table as the log names it: a partition under the name of the table that was added.
     pub fn describe(&self) -> Description {
         // SAFETY: the relation is open for the duration of the call.
-        unsafe { relation::describe(self.0.tg_relation, self.captured_table(), self.function()) }
+        unsafe { relation::describe(self.data.tg_relation, self.captured_table(), self.function()) }
     }
 
     /// The table under its own name.
     pub fn describe_itself(&self) -> Description {
         // SAFETY: as above.
-        unsafe { relation::describe(self.0.tg_relation, self.relation_oid(), self.function()) }
+        unsafe { relation::describe(self.data.tg_relation, self.relation_oid(), self.function()) }
     }
 
     /// The table that was added: for a partition the topmost ancestor that has the trigger itself.
@@ -96,18 +90,18 @@ impl Call<'_> {
     /// The function of the trigger.
     fn function(&self) -> Oid {
         // SAFETY: the trigger is valid for the duration of the call.
-        unsafe { (*self.0.tg_trigger).tgfoid }
+        unsafe { (*self.data.tg_trigger).tgfoid }
     }
 
     fn old_tuple(&self) -> HeapTuple {
-        self.0.tg_trigtuple
+        self.data.tg_trigtuple
     }
 
     fn new_tuple(&self) -> HeapTuple {
-        if self.event() == Event::Update {
-            self.0.tg_newtuple
+        if self.event == Event::Update {
+            self.data.tg_newtuple
         } else {
-            self.0.tg_trigtuple
+            self.data.tg_trigtuple
         }
     }
 
@@ -115,14 +109,14 @@ impl Call<'_> {
     #[inline]
     pub fn row_before<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
         // SAFETY: a row trigger has the tuple, of the relation, until it returns.
-        unsafe { description.values(self.0.tg_relation, self.old_tuple(), row) }
+        unsafe { description.values(self.data.tg_relation, self.old_tuple(), row) }
     }
 
     /// The row after an INSERT or UPDATE.
     #[inline]
     pub fn row_after<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
         // SAFETY: as above.
-        unsafe { description.values(self.0.tg_relation, self.new_tuple(), row) }
+        unsafe { description.values(self.data.tg_relation, self.new_tuple(), row) }
     }
 
     /// The command that made the change.
@@ -131,7 +125,7 @@ impl Call<'_> {
         // SAFETY: the new version was written, or the old one deleted, by the current transaction: this is
         // what the trigger fires for. The tuples are copies with their headers.
         unsafe {
-            match self.event() {
+            match self.event {
                 Event::Delete => tuple::ended_by(self.old_tuple()).unwrap_or_else(super::session::command_id),
                 _ => tuple::written_by(self.new_tuple()),
             }
@@ -141,7 +135,7 @@ impl Call<'_> {
     /// The command that has since changed again what this change wrote.
     #[inline]
     pub fn superseded_by(&self) -> Option<u32> {
-        match self.event() {
+        match self.event {
             // SAFETY: as for `command`.
             Event::Insert | Event::Update => unsafe { tuple::ended_by(self.new_tuple()) },
             _ => None,
@@ -152,7 +146,7 @@ impl Call<'_> {
     pub fn new_text(&self, column: &str) -> Option<Vec<u8>> {
         // SAFETY: the descriptor is the relation's; the column is text, checked by its type oid.
         unsafe {
-            let descriptor = (*self.0.tg_relation).rd_att;
+            let descriptor = (*self.data.tg_relation).rd_att;
             let attrs = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
             let index = attrs.iter().position(|a| pgrx::name_data_to_str(&a.attname) == column)?;
             if attrs[index].atttypid != pg_sys::TEXTOID {
@@ -160,7 +154,7 @@ impl Call<'_> {
             }
             let mut is_null = false;
             let value =
-                pg_sys::SPI_getbinval(self.0.tg_trigtuple, descriptor, index as i32 + 1, &mut is_null);
+                pg_sys::SPI_getbinval(self.data.tg_trigtuple, descriptor, index as i32 + 1, &mut is_null);
             if is_null {
                 return None;
             }
@@ -194,7 +188,13 @@ unsafe fn call<'a>(fcinfo: FunctionCallInfo, wanted: u32, what: &'static str) ->
                 "Attach it with pyreplica.add_table.",
             );
         }
-        Call(data)
+        let event = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            _ => Event::Truncate,
+        };
+        Call { data, event }
     }
 }
 
@@ -250,5 +250,5 @@ pub unsafe extern "C-unwind" fn pyreplica_log_statement(fcinfo: FunctionCallInfo
     // SAFETY: PostgreSQL called with this fcinfo.
     let call = unsafe { call(fcinfo, kind, "pyreplica.log_statement()") };
     capture::log_statement(&call);
-    Datum::from(call.0.tg_trigtuple)
+    Datum::from(call.data.tg_trigtuple)
 }

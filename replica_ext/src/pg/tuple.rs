@@ -119,10 +119,7 @@ impl Row {
         // SAFETY: the caller vouches for the tuple, and the indexes were looked at.
         unsafe {
             while self.found <= last {
-                let (value, behind) = self.next(layout.get_unchecked(self.found));
-                *self.values.get_unchecked_mut(self.found) = value;
-                self.offset = behind;
-                self.found += 1;
+                self.take(layout.get_unchecked(self.found));
             }
         }
     }
@@ -206,8 +203,8 @@ impl Row {
         }
     }
 
-    /// Calls `each` with the attributes that may differ in two rows. In both rows attributes are found at least as
-    /// far as these.
+    /// Calls `each` with the attributes that may differ in two rows, and their values. In both rows attributes are
+    /// found at least as far as these.
     ///
     /// # Safety
     /// Both tuples are alive, and were begun with this layout.
@@ -215,34 +212,51 @@ impl Row {
         &mut self,
         other: &mut Row,
         layout: &[Attribute],
-        mut each: impl FnMut(usize, &Row, &Row),
+        mut each: impl FnMut(usize, *const u8, *const u8),
     ) {
-        // SAFETY: the caller vouches for the rows.
+        // SAFETY: the caller vouches for the rows; each has been begun, so it has a place for each attribute.
         unsafe {
             let difference = self.difference(other, layout.len());
-            let mut attribute = 0;
             let (from, behind) = difference.unwrap_or((0, usize::MAX));
-            // Up to the first difference the attributes lie alike.
-            while from > 0 && attribute < layout.len() {
-                let (value, end) = self.next(&layout[attribute]);
-                if end > from {
+            if self.found > 0 || other.found > 0 {
+                // What was found does not say where the next one begins in the other row.
+                self.find(layout, layout.len() - 1);
+                other.find(layout, layout.len() - 1);
+                (0..layout.len()).for_each(|i| each(i, self.values[i], other.values[i]));
+                return;
+            }
+            for (i, attribute) in layout.iter().enumerate() {
+                // Behind the last difference, where both have come to the same offset, they lie alike.
+                if self.offset >= behind && self.offset == other.offset {
                     break;
                 }
-                self.values[attribute] = value;
-                let offset = value.addr().wrapping_sub(self.data.addr());
-                other.values[attribute] =
-                    if value.is_null() { value } else { other.data.wrapping_add(offset) };
-                attribute += 1;
-                (self.offset, other.offset) = (end, end);
-                (self.found, other.found) = (attribute, attribute);
+                let value = self.take(attribute);
+                if from > 0 && self.offset <= from {
+                    // Up to the first difference they lie alike, too.
+                    let offset = value.addr().wrapping_sub(self.data.addr());
+                    let same = if value.is_null() { value } else { other.data.wrapping_add(offset) };
+                    *other.values.get_unchecked_mut(i) = same;
+                    (other.offset, other.found) = (self.offset, self.found);
+                } else {
+                    each(i, value, other.take(attribute));
+                }
             }
-            // And behind the last one, where both have come to the same offset.
-            while attribute < layout.len() && (self.offset < behind || self.offset != other.offset) {
-                self.find(layout, attribute);
-                other.find(layout, attribute);
-                each(attribute, self, other);
-                attribute += 1;
-            }
+        }
+    }
+
+    /// Finds the next attribute.
+    ///
+    /// # Safety
+    /// As for [`Row::next`]; not all attributes were found.
+    #[inline(always)]
+    unsafe fn take(&mut self, attribute: &Attribute) -> *const u8 {
+        // SAFETY: as the caller vouches; `begin` made a place for each attribute.
+        unsafe {
+            let (value, behind) = self.next(attribute);
+            *self.values.get_unchecked_mut(self.found) = value;
+            self.offset = behind;
+            self.found += 1;
+            value
         }
     }
 }
