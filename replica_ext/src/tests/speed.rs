@@ -19,7 +19,13 @@ mod shown {
     const ROUNDS: usize = 5;
 
     /// Name and statement.
-    const WORKLOADS: [(&str, &str); 3] = [
+    const WORKLOADS: [(&str, &str); 4] = [
+        (
+            "INSERTs of one row",
+            "do $$ begin for i in 1 .. 10000 loop
+                 insert into $t values (-i, 'hello' || i, i * 0.5, '2020-01-01', i % 2 = 0);
+             end loop; end $$",
+        ),
         (
             "INSERT ... SELECT",
             "insert into $t select i, 'hello' || i, i * 0.5, '2020-01-01', i % 2 = 0 from generate_series(1, 20000) i",
