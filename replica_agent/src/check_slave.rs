@@ -114,6 +114,9 @@ pub(crate) fn check(
     }
     part(may_make(client, &at, &server, &to_make, report), report);
     part(firing(client, &at, silent, &tables, report), report);
+    if silent {
+        part(unchecked(client, &at, &tables, report), report);
+    }
     if slave.sequences {
         check_sequences::check(client, slave, &server.user, facts, report)?;
     }
@@ -320,6 +323,25 @@ fn firing(
         report.warning(
             format!("{at}: {} {name} on table {table} fires for replicated changes", kind.to_lowercase()),
             format!("If that is not wanted: ALTER TABLE {table} {verb} {kind} {name}."),
+        );
+    }
+    Ok(())
+}
+
+/// PostgreSQL checks a deferrable key by a trigger, which rests in the agent's session.
+fn unchecked(
+    client: &mut Client,
+    at: &str,
+    tables: &[CapturedTable],
+    report: &mut Report,
+) -> std::result::Result<(), postgres::Error> {
+    let schemas: Vec<_> = tables.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+    for row in client.query(include_str!("sql/deferrable.sql"), &[&schemas, &names])? {
+        let (constraint, table): (String, String) = (row.get(0), row.get(1));
+        report.warning(
+            format!("{at}: constraint {constraint} of table {table} is deferrable, so it is not checked for replicated changes"),
+            "Rows of the slave's own that are in the way of the master's are not noticed: see that there are none.",
         );
     }
     Ok(())

@@ -234,6 +234,12 @@ fn check_reports_everything_at_once() {
 }
 
 #[test]
+fn check_names_constraints_that_are_not_checked() {
+    let trio = Setup::new("create table t (id int primary key, u int unique deferrable)").build();
+    trio.agent.run(&["check"]).expect_code(0).expect_text(&["constraint t_u_key of table", "deferrable"]);
+}
+
+#[test]
 fn status_is_for_people_and_scripts() {
     let trio = Setup::new(TABLE).build();
     trio.once().expect_code(0);

@@ -68,7 +68,7 @@ fn a_crash_of_the_master_leaves_them_sound() {
 
 #[test]
 fn a_standby_has_them_too_and_goes_on_with_later_ids() {
-    let mut trio = replays_are_compared().build();
+    let trio = replays_are_compared().build();
     trio.once().expect_code(0);
     let master = &trio.master;
     master.run("create extension amcheck");

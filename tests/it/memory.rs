@@ -6,7 +6,12 @@ use pyreplica_tests::trio::Setup;
 const MEBIBYTES: (u64, u64) = (64, 16);
 
 fn check(slaves: usize, workload: &[&str]) {
-    let mut trio = Setup::new("create table t (id int primary key, v text)").slaves(slaves).start();
+    check_with("", slaves, workload);
+}
+
+fn check_with(columns: &str, slaves: usize, workload: &[&str]) {
+    let table = format!("create table t (id int primary key, v text{columns})");
+    let mut trio = Setup::new(&table).slaves(slaves).start();
     trio.master.run("alter table t alter v set storage external");
     for sql in workload {
         trio.master.run(sql);
@@ -29,6 +34,23 @@ fn rows_of_100_megabytes_pass_through() {
         &[
             "insert into t select i, repeat(i || '23456789', 12500000) from generate_series(1, 2) i",
             "update t set v = repeat('23456789x', 11000000) where id = 2",
+        ],
+    );
+}
+
+/// The array is not what is large.
+#[test]
+fn rows_of_100_megabytes_beside_an_array_pass_through() {
+    let row = |id: u32, array: &str| {
+        format!("insert into t values ({id}, repeat('{id}23456789', 10000000), {array})")
+    };
+    check_with(
+        ", a text[]",
+        2,
+        &[
+            &row(1, "null"),
+            &row(2, "'{a,NULL}'"),
+            "update t set v = repeat('23456789x', 10000000), a = a || 'b' where id = 2",
         ],
     );
 }

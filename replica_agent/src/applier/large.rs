@@ -1,10 +1,10 @@
 //! A change that is too large for memory: its values go to the slave as they come from the master, piece by piece.
 //!
 //! In: a large message. Out: the change applied; conflicts are found and named as in `exact`.
-//! An insert is a COPY of one row. Large values of an update are put down in `pyreplica_agent.piece` on the slave, where
-//! the statement for the row joins them again; the transaction leaves that table empty. What goes neither way (a value
-//! that only PostgreSQL can make from its binary form, a row that the slave keeps in another form, a queued statement) is
-//! read as a whole and applied as any other.
+//! An insert is a COPY of one row, where COPY takes every column as it travelled. Else, and of an update, large values are
+//! put down in `pyreplica_agent.piece` on the slave, where the statement for the row joins them again; the transaction
+//! leaves that table empty. What goes neither way (a row that the slave keeps in another form, a queued statement) is read
+//! as a whole and applied as any other.
 
 use bytes::Bytes;
 use postgres::types::Type;
@@ -40,19 +40,18 @@ const BYTEA: u32 = 17;
 enum Form {
     Bytes,
     Text,
-    /// It never is.
-    Small,
 }
 
-/// A value of an update.
+/// A value of an insert or update.
 enum Held {
     Here(Option<Vec<u8>>),
     /// In the pieces of this number.
     There(i32),
 }
 
-/// An update whose values have all come.
-struct Update {
+/// An insert or update whose values have all come.
+struct Arrived {
+    /// Of an update.
     key: Vec<Option<Vec<u8>>>,
     set: Vec<usize>,
     new: Vec<Held>,
@@ -92,11 +91,14 @@ impl Applier {
                 let as_it_is = !table.is_transformed();
                 // What is in the way of a row is looked for by all its values.
                 let streams = as_it_is && self.insert_exists == InsertExists::Stop && !table.one_by_one;
-                if tag == b'I' && streams && of_columns().all(|c| field(c, &table).is_some()) {
+                if tag == b'I' && streams {
                     pieces.pass(length, &mut |_| Ok(()))?;
-                    return self.insert_large(client, &decoder, pieces, &table, transaction, stop);
+                    return match of_columns().all(|c| field(c, &table).is_some()) {
+                        true => self.copy_large(client, &decoder, pieces, &table, transaction, stop),
+                        false => self.insert_large(client, &decoder, pieces, &table, transaction, stop),
+                    };
                 }
-                if as_it_is && tag != b'I' && of_columns().all(|c| form(c, &table).is_some()) {
+                if tag != b'I' && as_it_is {
                     pieces.pass(length, &mut |_| Ok(()))?;
                     return self.update_large(client, &decoder, tag, pieces, &table, transaction, stop);
                 }
@@ -106,7 +108,7 @@ impl Applier {
         })
     }
 
-    fn insert_large(
+    fn copy_large(
         &mut self,
         client: &mut Pipe,
         decoder: &Decoder,
@@ -127,6 +129,37 @@ impl Applier {
             false => Ok(Applied::Done),
             true => Err(on_table(Error::new(Kind::Apply, "it was altered meanwhile"), relation)),
         }
+    }
+
+    fn insert_large(
+        &mut self,
+        client: &mut Pipe,
+        decoder: &Decoder,
+        pieces: &mut Pieces,
+        table: &SlaveTable,
+        transaction: &Transaction,
+        stop: &Stop,
+    ) -> Result<Applied> {
+        let relation = decoder.relation(pieces.number(1)?);
+        let row = put_down(client, relation, b'I', pieces, table, stop)?;
+        pieces.end()?;
+        if let Err(e) = row.run(client, relation, table, &[], Operation::Insert) {
+            let mut key = vec![None; relation.columns.len()];
+            for (&number, value) in row.set.iter().zip(&row.new) {
+                if let (Held::Here(value), true) = (value, relation.key.contains(&number)) {
+                    key[number] = value.as_deref();
+                }
+            }
+            return Err(self.failed(
+                client,
+                decoder,
+                &Change::Insert { relation: 0, row: key },
+                transaction,
+                e,
+            ));
+        }
+        empty_pieces(client, relation)?;
+        Ok(Applied::Done)
     }
 
     #[allow(clippy::too_many_arguments)] // one of each kind
@@ -152,7 +185,7 @@ impl Applier {
             let change = Change::Update { relation: 0, key, changed: Vec::new(), row: None };
             return Err(self.failed(client, decoder, &change, transaction, e));
         }
-        client.batch_execute("truncate pyreplica_agent.piece").map_err(|e| failed_on(relation, e))?;
+        empty_pieces(client, relation)?;
         Ok(Applied::Done)
     }
 
@@ -162,7 +195,7 @@ impl Applier {
         client: &mut Pipe,
         relation: &Relation,
         table: &SlaveTable,
-        update: &Update,
+        update: &Arrived,
         key: &[Value],
         transaction: &Transaction,
     ) -> Result<()> {
@@ -185,8 +218,9 @@ impl Applier {
     }
 }
 
-impl Update {
-    /// Runs a statement for the row; for each row that it found, the booleans that it gives.
+impl Arrived {
+    /// Runs a statement for the row, with the values of its key for an update; for each row that it found, the booleans
+    /// that it gives.
     fn run(
         &self,
         client: &mut Pipe,
@@ -213,14 +247,15 @@ impl Update {
                 Held::There(value) => words.push(joined(relation, number, table, *value)?),
             }
         }
-        let (of_key, set) = (columns(relation, &relation.key), columns(relation, &self.set));
+        let key_numbers = &relation.key[..key.len()];
+        let (of_key, set) = (columns(relation, key_numbers), columns(relation, &self.set));
         let mut sql = build_with(table, operation, &of_key, &set, &|n| words[n - 1].clone())
             .map_err(|e| on_table(e, relation))?;
         if operation != Operation::Probe {
             sql.push_str(" returning true");
         }
         let types: Vec<Type> = of_key.into_iter().chain(columns(relation, &here)).map(param_type).collect();
-        let params = params(relation, [&relation.key, &here], [key, &bound]);
+        let params = params(relation, [key_numbers, &here], [key, &bound]);
         let failed = |e| failed_on(relation, e);
         let statement = client.prepare_typed(&sql, &types).map_err(failed)?;
         let rows = client.query(&statement, &as_dyn(&params)).map_err(failed)?;
@@ -244,20 +279,13 @@ fn joined(relation: &Relation, number: usize, table: &SlaveTable, value: i32) ->
     }
 }
 
-/// `None` where a large value cannot be made from its bytes by SQL.
+/// `None` where a value cannot be made from its bytes by SQL (a large array, say), or is never large.
 fn form(column: &Column, table: &SlaveTable) -> Option<Form> {
     let here = table.column(column.name).ok()?;
     match (column.binary, column.type_oid) {
         (true, BYTEA) => (here.base_type == BYTEA).then_some(Form::Bytes),
         // text, varchar, bpchar, json
         (false, _) | (true, 25 | 1043 | 1042 | 114) => (here.base_type != BYTEA).then_some(Form::Text),
-        // bool, "char", name, int8, int2, int4, oid, float4, float8, money, macaddr8, macaddr, cidr, inet, date, time,
-        // timestamp, timestamptz, interval, timetz, numeric, uuid, pg_lsn, xid8
-        (
-            true,
-            16 | 18 | 19 | 20 | 21 | 23 | 26 | 700 | 701 | 790 | 774 | 829 | 650 | 869 | 1082 | 1083 | 1114
-            | 1184 | 1186 | 1266 | 1700 | 2950 | 3220 | 5069,
-        ) => Some(Form::Small),
         _ => None,
     }
 }
@@ -312,7 +340,11 @@ fn skip(pieces: &mut Pieces) -> Result<()> {
     pieces.pass(length, &mut |_| Ok(()))
 }
 
-/// Reads an update, with its large values put down on the slave.
+fn empty_pieces(client: &mut Pipe, relation: &Relation) -> Result<()> {
+    client.batch_execute("truncate pyreplica_agent.piece").map_err(|e| failed_on(relation, e))
+}
+
+/// Reads an insert or update, with its large values put down on the slave.
 fn put_down(
     client: &mut Pipe,
     relation: &Relation,
@@ -320,7 +352,7 @@ fn put_down(
     pieces: &mut Pieces,
     table: &SlaveTable,
     stop: &Stop,
-) -> Result<Update> {
+) -> Result<Arrived> {
     let sql = "copy pyreplica_agent.piece (value, n, bytes) from stdin (format binary)";
     let mut out = Out::begin(client, relation, sql, stop)?;
     let (mut held, mut there) = (0, 0);
@@ -332,7 +364,7 @@ fn put_down(
         }
         let Some(length) = pieces.length()? else { return Ok(Held::Here(None)) };
         let form = relation.columns[number].as_ref().and_then(|c| form(c, table));
-        if held + length <= HELD_BYTES || form == Some(Form::Small) {
+        if held + length <= HELD_BYTES || form.is_none() {
             held += length;
             return Ok(Held::Here(Some(pieces.bytes(length)?)));
         }
@@ -352,18 +384,24 @@ fn put_down(
         })?;
         Ok(Held::There(there))
     };
-    let mut key = Vec::with_capacity(relation.key.len());
-    for _ in &relation.key {
+    let mut key = Vec::new();
+    for _ in relation.key.iter().filter(|_| tag != b'I') {
         key.push(pieces.length()?.map(|length| pieces.bytes(length)).transpose()?);
     }
     let count = relation.columns.len();
     let mut row: Vec<Option<Held>> = Vec::new();
-    if tag == b'K' {
+    if tag != b'U' {
         for number in 0..count {
             row.push(Some(value(pieces, number)?));
         }
     }
-    let mut update = Update { key, set: Vec::new(), new: Vec::new(), old: Vec::new() };
+    let mut arrived = Arrived { key, set: Vec::new(), new: Vec::new(), old: Vec::new() };
+    if tag == b'I' {
+        let of_taken = row.drain(..).enumerate().filter(|(number, _)| taken.contains(number));
+        (arrived.set, arrived.new) = of_taken.filter_map(|(number, value)| Some((number, value?))).unzip();
+        out.end()?;
+        return Ok(arrived);
+    }
     for _ in 0..pieces.number(count + 1)? {
         let number = pieces.number(count)?;
         let new = match row.get_mut(number).and_then(Option::take) {
@@ -372,13 +410,13 @@ fn put_down(
         };
         let old = value(pieces, number)?;
         if taken.contains(&number) {
-            update.set.push(number);
-            update.new.push(new);
-            update.old.push(old);
+            arrived.set.push(number);
+            arrived.new.push(new);
+            arrived.old.push(old);
         }
     }
     out.end()?;
-    Ok(update)
+    Ok(arrived)
 }
 
 /// A binary COPY under way.
