@@ -50,7 +50,7 @@ fn rows_of_100_megabytes_beside_an_array_pass_through() {
         &[
             &row(1, "null"),
             &row(2, "'{a,NULL}'"),
-            "update t set v = repeat('23456789x', 10000000), a = a || 'b' where id = 2",
+            "update t set v = repeat('23456789x', 10000000), a = array_append(a, 'b') where id = 2",
         ],
     );
 }
