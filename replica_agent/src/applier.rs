@@ -35,7 +35,6 @@ pub use setwise::Target;
 mod exact;
 mod large;
 mod mapped;
-pub mod references;
 mod rivals;
 mod setwise;
 mod truncate;

@@ -36,7 +36,7 @@ use std::time::Instant;
 
 use postgres::{SimpleQueryMessage, Statement};
 
-use crate::applier::{references, Applied, Applier, Forwards, Target};
+use crate::applier::{Applied, Applier, Forwards, Target};
 use crate::config::{Apply, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -46,6 +46,7 @@ use crate::pipe::Pipe;
 use crate::plan::{Plan, Window};
 use crate::position::Position;
 use crate::quote;
+use crate::references;
 use crate::retry;
 use crate::sequences::{Follower, Moved};
 use crate::session;
@@ -397,7 +398,7 @@ impl SlaveSession {
         let SlaveSession { client, tables, applier, .. } = self;
         let mut targets = applier.targets(client, plan, tables)?;
         if let Some(targets) = targets.as_mut().filter(|_| self.constrained) {
-            references::sort(client, targets)?;
+            references::sort(client, targets, |target| target.sql_name().to_owned())?;
         }
         Ok(targets)
     }

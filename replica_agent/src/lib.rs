@@ -37,6 +37,7 @@ pub mod statement;
 pub mod set_statement;
 pub mod transform;
 mod checked;
+mod references;
 pub mod conflict;
 pub mod event;
 pub mod alerts;

@@ -67,6 +67,18 @@ fn tables_that_refer_to_each_other_change_in_the_order_of_their_keys() {
     );
 }
 
+/// The larger table, and the first by its name, is the one that refers.
+#[test]
+fn what_is_referred_to_is_copied_first() {
+    let trio = constrained(
+        "create table parent (id int primary key); create table a_child (id int primary key, parent int references parent)",
+        "c_copy",
+    );
+    trio.master.run("insert into parent select generate_series(1, 10); insert into a_child select i, 1 + i % 10 from generate_series(1, 1000) i");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
 #[test]
 fn deferrable_constraints_wait_for_the_end() {
     let trio = constrained(

@@ -49,6 +49,13 @@ pub struct Target<'w> {
     pub(super) slave: Arc<SlaveTable>,
 }
 
+impl Target<'_> {
+    /// Quoted and qualified, on the slave.
+    pub fn sql_name(&self) -> &str {
+        &self.slave.sql_name
+    }
+}
+
 impl Applier {
     /// Sends what carries out the plan of a window. If it fails, here or when it is answered, the transaction has to go back
     /// to where it was.

@@ -1,4 +1,4 @@
-//! Several workers that copy a slave's tables, the largest first.
+//! Several workers that copy a slave's tables, the largest first; or one, where foreign keys are looked at.
 //!
 //! In: tables, and a session on the master of whoever asks. Out: each table copied, or the first error. A worker is a pair
 //! of sessions; the caller's is one of the first pair, the others last as long as the copy.
@@ -17,6 +17,8 @@ use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
 use crate::node::Route;
+use crate::quote;
+use crate::references;
 use crate::session;
 use crate::wake::{Cancelable, Cancels, Stop};
 
@@ -105,8 +107,12 @@ impl Crew<'_> {
         let silent = session::is_replica(slave).map_err(|e| {
             Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
         })?;
-        // Where foreign keys are checked their order matters to the user, who names the tables.
         if !silent {
+            // Foreign keys are looked at.
+            references::sort(slave, &mut queue, |(table, _)| {
+                let (schema, name) = self.slave.mapping.target(&table.schema, &table.name);
+                quote::qualified(&schema, &name)
+            })?;
             return Ok((queue.into(), 1));
         }
         queue.sort_by_key(|(_, size)| std::cmp::Reverse(size.bytes));
