@@ -26,6 +26,8 @@ use tokio_postgres::{AsyncMessage, CopyInSink, ToStatement};
 type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
 type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 pub type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+/// The row of a query that waited, if one did, and how long it took; and those of the query behind it.
+pub type Awaited = (Option<(Row, Duration)>, Vec<Row>);
 
 /// Answers awaited at a time.
 const AWAITED_MAX: usize = 1000;
@@ -103,14 +105,14 @@ impl Pipe {
         self.wait(client.query(statement, params))
     }
 
-    /// A query, perhaps behind one that waits for at most so many milliseconds; gives its row too, and how long it took.
+    /// A query, perhaps behind one that waits for at most so long.
     pub fn query_after(
         &mut self,
         wait: &Statement,
         at_most: Option<Duration>,
         query: &Statement,
         params: Params,
-    ) -> Result<(Option<(Row, Duration)>, Vec<Row>), Error> {
+    ) -> Result<Awaited, Error> {
         let Some(at_most) = at_most else { return Ok((None, self.query(query, params)?)) };
         let (client, began) = (Arc::clone(&self.client), Instant::now());
         let milliseconds = i32::try_from(at_most.as_millis()).unwrap_or(i32::MAX);

@@ -34,7 +34,7 @@ use postgres::{Row, Statement};
 
 use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
-use crate::pipe::{Params, Pipe};
+use crate::pipe::{Awaited, Params, Pipe};
 use crate::position::{Position, Rank, Snapshot, Target, Xid};
 use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
@@ -301,9 +301,10 @@ impl Reader {
     ) -> Result<Next> {
         // Who was notified finds something, and so has woken: both are said at once with the reading.
         let woken = self.armed && std::mem::take(&mut self.notified);
-        let (state, rows) = match target {
-            None if self.is_level(position) => self.query_new(position, doze, woken)?,
-            _ => self.query_next(position, target, doze, woken)?,
+        let few = target.is_none() && self.is_level(position);
+        let (state, rows) = match few {
+            true => self.query_new(position, doze, woken)?,
+            false => self.query_next(position, target, doze, woken)?,
         };
         let mut dozed = Duration::ZERO;
         if let Some((state, since)) = state {
@@ -326,7 +327,7 @@ impl Reader {
                 self.sequences.told.extend_from_slice(&moved);
             }
         }
-        if rows.len() as i64 == FEW {
+        if few && rows.len() as i64 == FEW {
             self.level = None;
             return self.query_log(position, target, None);
         }
@@ -342,12 +343,7 @@ impl Reader {
             })
     }
 
-    fn query_new(
-        &mut self,
-        position: &Position,
-        doze: Option<Duration>,
-        woken: bool,
-    ) -> Result<(Option<(Row, Duration)>, Vec<Row>)> {
+    fn query_new(&mut self, position: &Position, doze: Option<Duration>, woken: bool) -> Result<Awaited> {
         let sequences = self.sequences.asked();
         let params: Params = &[&position.rank, &FEW, &self.agent, &self.slaves, &woken, &sequences];
         self.client.query_after(&self.doze, doze, &self.new, params).map_err(read_failed)
@@ -359,7 +355,7 @@ impl Reader {
         target: Option<&Target>,
         doze: Option<Duration>,
         woken: bool,
-    ) -> Result<(Option<(Row, Duration)>, Vec<Row>)> {
+    ) -> Result<Awaited> {
         let sequences = self.sequences.asked();
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);

@@ -32,6 +32,30 @@ fn once_applies_what_was_committed_and_ends() {
     trio.assert_nothing_prepared();
 }
 
+/// As many as a reader in step asks for, one less and one more; in a backlog, and while it runs.
+#[test]
+fn any_number_of_transactions_arrives() {
+    let mut trio = Setup::new(TABLE).build();
+    let insert = |trio: &Trio, count| {
+        trio.master.run(&format!(
+            "do 'begin for i in 1 .. {count} loop
+                 insert into t select coalesce(max(id), 0) + 1 from t; commit;
+             end loop; end'"
+        ));
+    };
+    for count in [99, 100, 101, 1000] {
+        insert(&trio, count);
+        trio.once().expect_code(0);
+        trio.assert_same();
+    }
+    trio.agent.start();
+    trio.catch_up();
+    for count in [99, 100, 101, 1000] {
+        insert(&trio, count);
+        trio.catch_up_and_compare();
+    }
+}
+
 #[test]
 fn what_is_rolled_back_never_arrives() {
     let mut trio = Trio::start(TABLE);
