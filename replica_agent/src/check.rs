@@ -295,6 +295,15 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
             format!("Run SELECT pyreplica.remove_table({}), add it again and copy it again.", quote::literal(&table)),
         );
     }
+    for row in master.query(include_str!("sql/row_security.sql"), &[]).map_err(failed)? {
+        let table: String = row.get(0);
+        report.error(
+            format!(
+                "master: row security of table {table} is in force for the agent's role: it cannot be copied"
+            ),
+            "Run there as superuser: ALTER ROLE ... BYPASSRLS for the role in master.dsn.",
+        );
+    }
     let tables = captured_tables(master)?;
     if tables.is_empty() {
         report.warning("master: no table is captured", "Begin with SELECT pyreplica.add_table('...').");

@@ -121,6 +121,21 @@ fn without_replication_role_triggers_of_the_slave_fire() {
     trio.assert_same();
 }
 
+#[test]
+fn check_names_row_security_that_hides_rows() {
+    role("p_hidden", "");
+    let trio = Setup::new("create table t (id int primary key)").build();
+    trio.master.run(
+        "select pyreplica.allow_agent('p_hidden'); grant select on t to p_hidden;
+         alter table t enable row level security; create policy some_rows on t using (id > 5)",
+    );
+    trio.agent.configure(&trio.config().replacen("user=postgres", "user=p_hidden", 1));
+    trio.agent
+        .run(&["check"])
+        .expect_code(1)
+        .expect_text(&["row security of table public.t is in force", "BYPASSRLS"]);
+}
+
 /// TRUNCATE ... RESTART IDENTITY is for the owner of the sequences; the agent's role sets them.
 #[test]
 fn restart_identity_needs_no_owner() {
