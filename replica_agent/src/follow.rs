@@ -29,6 +29,8 @@ const AHEAD_FOR: Duration = Duration::from_secs(1);
 /// How long answers of the slave are let come in, before the first look for them and later on.
 const FIRST_NAP: Duration = Duration::from_micros(500);
 const LONGEST_NAP: Duration = Duration::from_millis(8);
+/// A slave is looked after for at most one part in so many of the time.
+const LOOK_SHARE: u32 = 20;
 /// `once` gives up when a connection fails so often in a row.
 pub const ONCE_ATTEMPTS: u32 = 3;
 
@@ -212,7 +214,7 @@ impl Member {
         let timer = context.config.agent.timer;
         self.catch_up_sequences(control)?;
         let feed = Feed::start(context, &[&name], self.position.clone(), target.cloned())?;
-        let mut looked = Instant::now();
+        let (mut looked, mut look_after) = (Instant::now(), timer);
         let mut open = false;
         let mut batches = 0;
         // While something is not answered, between two looks for answers.
@@ -228,7 +230,7 @@ impl Member {
             // waits for the answers, which are taken in now and then. To take in each as it comes would keep the slave
             // from its work where processors are few.
             let waiting = self.session.is_waiting();
-            let look = !open && (looked.elapsed() >= timer || self.again.is_some());
+            let look = !open && (looked.elapsed() >= look_after || self.again.is_some());
             let began = Instant::now();
             let item = match waiting {
                 true if look => Ok(None),
@@ -284,8 +286,8 @@ impl Member {
             if target.is_none() && self.finish_again(context, control)? {
                 return Ok(Ended::NewTables);
             }
-            if looked.elapsed() >= timer {
-                looked = Instant::now();
+            if looked.elapsed() >= look_after {
+                let began = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
                     self.wait_for_new_tables(context, control)?;
@@ -296,6 +298,9 @@ impl Member {
                 if target.is_none() {
                     self.begin_again(context, control)?;
                 }
+                looked = Instant::now();
+                // Nothing is under way meanwhile, and a far slave takes its time.
+                look_after = timer.max(began.elapsed() * LOOK_SHARE);
             }
         }
     }

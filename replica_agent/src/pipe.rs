@@ -24,6 +24,8 @@ use tokio_postgres::{AsyncMessage, CopyInSink, ToStatement};
 
 /// Reads and writes the socket; gives what the server says unasked.
 type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
+/// A query that was sent.
+pub type Begun = Pin<Box<dyn Future<Output = Result<Vec<Row>, Error>> + Send>>;
 type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 pub type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
 /// The row of a query that waited, if one did, and how long it took; and those of the query behind it.
@@ -119,6 +121,29 @@ impl Pipe {
         let params_of_wait: Params = &[&milliseconds];
         let waited = async { Ok(Some((client.query_one(wait, params_of_wait).await?, began.elapsed()))) };
         self.run(try_join(waited, client.query(query, params)))
+    }
+
+    /// Sends a query; its rows are taken by `rows`.
+    pub fn begin_query<P: ToSql + Sync + Send + 'static>(
+        &mut self,
+        statement: &Statement,
+        params: Vec<P>,
+    ) -> Begun {
+        let (client, statement) = (Arc::clone(&self.client), statement.clone());
+        let mut rows: Begun = Box::pin(async move {
+            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+            client.query(&statement, &params).await
+        });
+        // Polled for the first time it sends, and cannot have an answer.
+        match rows.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(rows) => Box::pin(std::future::ready(rows)),
+            Poll::Pending => rows,
+        }
+    }
+
+    /// The rows of a query that was sent.
+    pub fn rows(&mut self, begun: Begun) -> Result<Vec<Row>, Error> {
+        self.run(begun)
     }
 
     pub fn query_one(

@@ -41,7 +41,7 @@ use crate::sequences::{Moved, Names};
 use crate::session::Session;
 use crate::settling::Settling;
 use runs::runs;
-use stream::Parts;
+use stream::{Ahead, Parts};
 
 mod runs;
 mod stream;
@@ -247,11 +247,14 @@ impl Reader {
         }
         let mut parts = Parts::new(hand_on, dozed);
         let sequences = std::mem::take(&mut self.sequences.told).into();
+        let long = |head: &Head| head.payload.is_none().then_some((head.transaction.xid, head.chunks));
+        let long: Vec<_> = heads.iter().filter_map(long).collect();
+        let mut ahead = Ahead::new(long);
         for (run, end) in runs(heads, position, settled, more, &sequences) {
             for head in run {
                 match head.payload {
                     Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
-                    None => self.stream(&head.transaction, head.chunks, &mut parts)?,
+                    None => self.stream(&head.transaction, head.chunks, &mut ahead, &mut parts)?,
                 }
             }
             *position = end.position.clone();

@@ -1,18 +1,62 @@
 //! A transaction of many chunks, read so that it never is in memory as a whole; and the parts that chunks are handed on in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres::{Row, Statement};
+
 use super::{incomplete, read_failed, Chunk, End, Part, Reader, Transaction};
+use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
 use crate::large::Large;
+use crate::pipe::{Begun, Pipe};
+use crate::position::Xid;
 
 /// Chunks per statement while a large transaction streams.
 const CHUNKS_MAX: i64 = 128;
+/// No more are asked for while so many are on their way.
+const CHUNKS_AHEAD: i64 = 256;
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
 const PART_BYTES: usize = 1024 * 1024;
 /// A chunk that is larger is not read here, but by those who apply it, piece by piece.
 const LARGE_BYTES: usize = 1024 * 1024;
+
+/// Transactions of many chunks of which the first are on their way. They follow each other without a round trip to the
+/// master in between.
+pub(super) struct Ahead {
+    /// What is left of the batch.
+    heads: std::vec::IntoIter<(Xid, i32)>,
+    begun: VecDeque<(Begun, i64)>,
+    /// On their way.
+    chunks: i64,
+}
+
+impl Ahead {
+    pub(super) fn new(heads: Vec<(Xid, i32)>) -> Self {
+        Ahead { heads: heads.into_iter(), begun: VecDeque::new(), chunks: 0 }
+    }
+
+    /// The first chunks of the next transaction of many; those behind it are asked for.
+    fn next(&mut self, client: &mut Pipe, statement: &Statement) -> Result<Vec<Row>> {
+        while self.chunks < CHUNKS_AHEAD {
+            let Some((xid, chunks)) = self.heads.next() else { break };
+            let chunks = i64::from(chunks).min(CHUNKS_MAX);
+            let start = Owned::Int8(i64::MIN);
+            let params = vec![
+                Owned::Text(Some(xid.to_string())),
+                start,
+                Owned::Int8(i64::MIN),
+                Owned::Int8(CHUNKS_MAX),
+            ];
+            self.begun.push_back((client.begin_query(statement, params), chunks));
+            self.chunks += chunks;
+        }
+        let Some((begun, chunks)) = self.begun.pop_front() else { return Ok(Vec::new()) };
+        self.chunks -= chunks;
+        client.rows(begun).map_err(read_failed)
+    }
+}
 
 impl Reader {
     /// Hands on a transaction of many chunks. They do not change any more, so each query may have its own snapshot.
@@ -20,14 +64,17 @@ impl Reader {
         &mut self,
         transaction: &Arc<Transaction>,
         expected: i32,
+        ahead: &mut Ahead,
         parts: &mut Parts,
     ) -> Result<()> {
         let xid = transaction.xid.to_string();
         let (mut seq, mut id) = (i64::MIN, i64::MIN);
         let mut found: i64 = 0;
-        let mut begun: Option<Begun> = None;
+        let mut begun: Option<Beginning> = None;
+        let mut first_rows = Some(ahead.next(&mut self.client, &self.chunks)?);
         loop {
-            if let Some(Begun { first, pieces, .. }) = begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
+            if let Some(Beginning { first, pieces, .. }) =
+                begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
             {
                 let row = self.client.query_opt(&self.skip, &[&xid, &seq, &id]).map_err(read_failed)?;
                 let Some(row) = row else { break };
@@ -41,8 +88,12 @@ impl Reader {
                     log: Arc::clone(&self.large),
                 })?;
             }
-            let rows =
-                self.client.query(&self.chunks, &[&xid, &seq, &id, &CHUNKS_MAX]).map_err(read_failed)?;
+            let rows = match first_rows.take() {
+                Some(rows) => rows,
+                None => {
+                    self.client.query(&self.chunks, &[&xid, &seq, &id, &CHUNKS_MAX]).map_err(read_failed)?
+                }
+            };
             for row in &rows {
                 (seq, id) = (row.get("seq"), row.get("id"));
                 found += 1;
@@ -50,13 +101,13 @@ impl Reader {
                 let payload = match (row.get::<_, i16>("piece"), begun.take()) {
                     (0, None) => payload.to_vec(),
                     (1, None) => {
-                        begun = Some(Begun { first: id, pieces: 1, bytes: payload.to_vec() });
+                        begun = Some(Beginning { first: id, pieces: 1, bytes: payload.to_vec() });
                         continue;
                     }
                     (piece @ (2 | 3), Some(mut whole)) => {
                         whole.bytes.extend_from_slice(payload);
                         if piece == 2 {
-                            begun = Some(Begun { pieces: whole.pieces + 1, ..whole });
+                            begun = Some(Beginning { pieces: whole.pieces + 1, ..whole });
                             continue;
                         }
                         whole.bytes
@@ -86,7 +137,7 @@ impl Reader {
 }
 
 /// A chunk of which not all pieces have come.
-struct Begun {
+struct Beginning {
     /// Id of the first one.
     first: i64,
     pieces: i64,
