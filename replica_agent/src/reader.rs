@@ -330,7 +330,7 @@ impl Reader {
                 self.sequences.told.extend_from_slice(&moved);
             }
         }
-        if few && rows.len() as i64 == FEW {
+        if few && rows.len() as i64 >= FEW {
             self.level = None;
             return self.query_log(position, target, None);
         }
@@ -338,7 +338,7 @@ impl Reader {
         Ok(Next { dozed, settled, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
     }
 
-    /// The position holds all that its snapshot sees, and nothing was in progress then.
+    /// The position holds all that its snapshot sees, and what was in progress then had begun after all of it.
     fn is_level(&self, position: &Position) -> bool {
         position.snapshot.in_progress().is_empty()
             && self.level.as_ref().is_some_and(|(rank, snapshots)| {
@@ -348,7 +348,9 @@ impl Reader {
 
     fn query_new(&mut self, position: &Position, doze: Option<Duration>, woken: bool) -> Result<Awaited> {
         let sequences = self.sequences.asked();
-        let params: Params = &[&position.rank, &FEW, &self.agent, &self.slaves, &woken, &sequences];
+        let xmax = position.snapshot.xmax().to_string();
+        let params: Params =
+            &[&position.rank, &FEW, &self.agent, &self.slaves, &woken, &sequences, &position.settled, &xmax];
         self.client.query_after(&self.doze, doze, &self.new, params).map_err(read_failed)
     }
 
