@@ -115,3 +115,19 @@ fn the_log_is_kept_for_a_commit_that_others_passed() {
     trio.agent.start();
     trio.catch_up_and_compare();
 }
+
+/// What had a transaction id before it commits with a higher rank: no snapshot of then has the late one in progress.
+#[test]
+fn a_commit_that_only_older_ones_pass_arrives_too() {
+    let mut trio = Setup::new("create table t (id int primary key); create table other (id int primary key)")
+        .own_servers()
+        .start();
+    let master = trio.master.clone();
+    let mut older = master.session();
+    older.run("begin; insert into other values (1)");
+    let writer = StoppedWriter::inserts(&master, "t");
+    older.run("commit");
+    trio.catch_up_and_compare();
+    writer.goes_on();
+    trio.catch_up_and_compare();
+}
