@@ -114,7 +114,6 @@ pub struct Limits {
 pub struct Reader {
     client: Pipe,
     log: Statement,
-    new: Statement,
     chunks: Statement,
     skip: Statement,
     confirm: Statement,
@@ -129,13 +128,8 @@ pub struct Reader {
     slaves: Vec<String>,
     limits: Limits,
     transactions_max: i64,
-    /// A rank, and snapshots with which it is a position that holds all that they see.
-    level: Option<(Rank, [Snapshot; 2])>,
     sequences: Sequences,
 }
-
-/// A reader in step asks for so many, and when they come it asks in order.
-const FEW: i64 = 100;
 
 /// What is read of sequences.
 #[derive(Default)]
@@ -188,7 +182,6 @@ impl Reader {
         plan_by_index(&mut client)?;
         Ok(Reader {
             log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
-            new: client.prepare(include_str!("sql/read_new.sql")).map_err(failed)?,
             chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
             skip: client.prepare(include_str!("sql/skip_large.sql")).map_err(failed)?,
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
@@ -203,7 +196,6 @@ impl Reader {
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
             limits,
             transactions_max: 1000,
-            level: None,
             sequences: Sequences::default(),
         })
     }
@@ -226,7 +218,7 @@ impl Reader {
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<Found> {
         let Next { dozed, settled, snapshot, heads } = self.query_log(position, target, doze)?;
-        let before = std::mem::replace(&mut position.snapshot, snapshot);
+        position.snapshot = snapshot;
         let (heads, more) = cut(heads, position.rank, self.limits, self.transactions_max);
         if more {
             self.transactions_max =
@@ -241,8 +233,6 @@ impl Reader {
 
         if heads.is_empty() {
             position.settle(settled);
-            let rank = position.rank;
-            self.level = target.is_none().then(|| (rank, [before, position.snapshot.clone()]));
             return Ok(Found::Nothing);
         }
         let mut parts = Parts::new(hand_on, dozed);
@@ -260,8 +250,6 @@ impl Reader {
             *position = end.position.clone();
             parts.finish(end)?;
         }
-        let level = !more && target.is_none();
-        self.level = level.then(|| (position.rank, [position.snapshot.clone(), position.snapshot.clone()]));
         Ok(if more { Found::Some } else { Found::All })
     }
 
@@ -304,11 +292,7 @@ impl Reader {
     ) -> Result<Next> {
         // Who was notified finds something, and so has woken: both are said at once with the reading.
         let woken = self.armed && std::mem::take(&mut self.notified);
-        let few = target.is_none() && self.is_level(position);
-        let (state, rows) = match few {
-            true => self.query_new(position, doze, woken)?,
-            false => self.query_next(position, target, doze, woken)?,
-        };
+        let (state, rows) = self.query_next(position, target, doze, woken)?;
         let mut dozed = Duration::ZERO;
         if let Some((state, since)) = state {
             self.settling.look(state.get(0))?;
@@ -330,28 +314,8 @@ impl Reader {
                 self.sequences.told.extend_from_slice(&moved);
             }
         }
-        if few && rows.len() as i64 >= FEW {
-            self.level = None;
-            return self.query_log(position, target, None);
-        }
         let heads = rows.iter().map(head).collect::<Result<_>>()?;
         Ok(Next { dozed, settled, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
-    }
-
-    /// The position holds all that its snapshot sees, and what was in progress then had begun after all of it.
-    fn is_level(&self, position: &Position) -> bool {
-        position.snapshot.in_progress().is_empty()
-            && self.level.as_ref().is_some_and(|(rank, snapshots)| {
-                *rank == position.rank && snapshots.contains(&position.snapshot)
-            })
-    }
-
-    fn query_new(&mut self, position: &Position, doze: Option<Duration>, woken: bool) -> Result<Awaited> {
-        let sequences = self.sequences.asked();
-        let xmax = position.snapshot.xmax().to_string();
-        let params: Params =
-            &[&position.rank, &FEW, &self.agent, &self.slaves, &woken, &sequences, &position.settled, &xmax];
-        self.client.query_after(&self.doze, doze, &self.new, params).map_err(read_failed)
     }
 
     fn query_next(

@@ -171,6 +171,17 @@ fn assert_nothing_twice(trio: &mut Trio) {
     assert_eq!(trio.slaves[0].value("select count(*) from pyreplica_agent.copy_request"), "0");
 }
 
+/// Two writers pass each other all the time, in rank and in number.
+#[test]
+fn a_stream_of_two_writers_loses_nothing() {
+    let mut trio = written_to();
+    while_written(&mut trio, 0, |trio| {
+        let written = || (trio.master.value("select count(*) > 2500 from t") == "t").then_some(());
+        wait_for("some rows", written);
+    });
+    assert_nothing_twice(&mut trio);
+}
+
 #[test]
 fn one_table_is_copied_again_while_the_others_flow() {
     let mut trio = written_to();
