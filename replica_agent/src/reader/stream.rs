@@ -56,6 +56,14 @@ impl Ahead {
         self.chunks -= chunks;
         client.rows(begun).map_err(read_failed)
     }
+
+    /// Takes in all that is on its way: the answer to anything else comes behind it, and would never if nobody took it.
+    fn take_in(&mut self, client: &mut Pipe) {
+        for (begun, _) in &mut self.begun {
+            let sent = std::mem::replace(begun, Box::pin(std::future::pending()));
+            *begun = Box::pin(std::future::ready(client.rows(sent)));
+        }
+    }
 }
 
 impl Reader {
@@ -76,6 +84,7 @@ impl Reader {
             if let Some(Beginning { first, pieces, .. }) =
                 begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
             {
+                ahead.take_in(&mut self.client);
                 let row = self.client.query_opt(&self.skip, &[&xid, &seq, &id]).map_err(read_failed)?;
                 let Some(row) = row else { break };
                 let more: i64 = row.get(1);
@@ -91,6 +100,7 @@ impl Reader {
             let rows = match first_rows.take() {
                 Some(rows) => rows,
                 None => {
+                    ahead.take_in(&mut self.client);
                     self.client.query(&self.chunks, &[&xid, &seq, &id, &CHUNKS_MAX]).map_err(read_failed)?
                 }
             };
