@@ -127,7 +127,9 @@ fn servers_crash_under_the_agent() {
         // a backend of the agent on a slave is killed, which makes the server restart itself
         let backend = "select pid from pg_stat_activity where datname = current_database() and application_name like 'replica_agent%' limit 1";
         let pid = wait_for("a session of the agent", || trio.slaves[1].rows(backend).pop());
+        let mut witness = trio.slaves[1].session();
         send_signal(pid.parse().expect("a pid"), "KILL");
+        wait_for("the slave to end all sessions", || witness.client.batch_execute("select").err());
         wait_for("the slave to be back", || {
             trio.slaves[1].server.config("postgres").connect(postgres::NoTls).ok()
         });

@@ -38,7 +38,7 @@ use crate::stages::Stages;
 use crate::wake::Stop;
 
 /// What the windows that are kept may take together.
-const KEPT_BYTES: usize = 8 * 1024 * 1024;
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
 const KEPT_COUNT: usize = 64;
 /// Waiting for a lock in the stream would keep what is behind it waiting too, unseen: step by step it waits as long as it
 /// takes.

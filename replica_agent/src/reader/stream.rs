@@ -15,15 +15,17 @@ use crate::position::Xid;
 
 /// Chunks per statement while a large transaction streams.
 const CHUNKS_MAX: i64 = 128;
+/// A transaction of no more is asked for ahead: its chunks come in one answer, and many of them wait for no memory.
+const FEW_CHUNKS: i32 = 16;
 /// No more are asked for while so many are on their way.
-const CHUNKS_AHEAD: i64 = 256;
+const CHUNKS_AHEAD: i64 = 64;
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
 const PART_BYTES: usize = 1024 * 1024;
 /// A chunk that is larger is not read here, but by those who apply it, piece by piece.
 const LARGE_BYTES: usize = 1024 * 1024;
 
-/// Transactions of many chunks of which the first are on their way. They follow each other without a round trip to the
-/// master in between.
+/// Transactions of some chunks, which are on their way. They follow each other without a round trip to the master in
+/// between.
 pub(super) struct Ahead {
     /// What is left of the batch.
     heads: std::vec::IntoIter<(Xid, i32)>,
@@ -33,15 +35,16 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn new(heads: Vec<(Xid, i32)>) -> Self {
+    pub(super) fn new(mut heads: Vec<(Xid, i32)>) -> Self {
+        heads.retain(|&(_, chunks)| chunks <= FEW_CHUNKS);
         Ahead { heads: heads.into_iter(), begun: VecDeque::new(), chunks: 0 }
     }
 
-    /// The first chunks of the next transaction of many; those behind it are asked for.
+    /// The chunks of the next transaction of some; those behind it are asked for.
     fn next(&mut self, client: &mut Pipe, statement: &Statement) -> Result<Vec<Row>> {
         while self.chunks < CHUNKS_AHEAD {
             let Some((xid, chunks)) = self.heads.next() else { break };
-            let chunks = i64::from(chunks).min(CHUNKS_MAX);
+            let chunks = i64::from(chunks);
             let start = Owned::Int8(i64::MIN);
             let params = vec![
                 Owned::Text(Some(xid.to_string())),
@@ -79,7 +82,10 @@ impl Reader {
         let (mut seq, mut id) = (i64::MIN, i64::MIN);
         let mut found: i64 = 0;
         let mut begun: Option<Beginning> = None;
-        let mut first_rows = Some(ahead.next(&mut self.client, &self.chunks)?);
+        let mut first_rows = match expected <= FEW_CHUNKS {
+            true => Some(ahead.next(&mut self.client, &self.chunks)?),
+            false => None,
+        };
         loop {
             if let Some(Beginning { first, pieces, .. }) =
                 begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
