@@ -697,10 +697,7 @@ pub fn create_schema(client: &mut Pipe, slave: &str) -> Result<()> {
         .query_one(
             "select to_regclass('pyreplica_agent.piece') is not null
                     and to_regclass('pyreplica_agent.skip') is not null
-                    and to_regclass('pyreplica_agent.source') is not null
-                    and exists (select from pg_attribute
-                                 where attrelid = to_regclass('pyreplica_agent.copied_table')
-                                   and attname = 'table_oid')",
+                    and to_regclass('pyreplica_agent.source') is not null",
             &[],
         )
         .map_err(failed)?

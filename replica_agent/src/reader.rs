@@ -142,13 +142,6 @@ struct Sequences {
     told: Vec<Moved>,
 }
 
-impl Sequences {
-    /// As the statement is asked: all, those that have moved, or none.
-    fn asked(&self) -> Option<bool> {
-        self.wanted.then_some(self.all)
-    }
-}
-
 /// What a read has given.
 struct Next {
     /// Before it.
@@ -325,7 +318,7 @@ impl Reader {
         doze: Option<Duration>,
         woken: bool,
     ) -> Result<Awaited> {
-        let sequences = self.sequences.asked();
+        let sequences = self.sequences.wanted.then_some(self.sequences.all);
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
         let params: Params = &[

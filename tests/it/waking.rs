@@ -215,19 +215,6 @@ fn who_dozes_finds_what_did_not_see_it() {
 }
 
 #[test]
-fn more_comes_at_once_than_a_reader_in_step_asks_for() {
-    let mut trio = setup().start();
-    wait_for_sleepers(&trio.master, 1);
-    send_signal(trio.agent.pid(), "STOP");
-    let mut session = trio.master.session();
-    for id in 0..250 {
-        session.run(&format!("insert into t values ({id})"));
-    }
-    send_signal(trio.agent.pid(), "CONT");
-    trio.catch_up_and_compare();
-}
-
-#[test]
 fn who_has_written_to_the_log_keeps_others_from_sleeping() {
     // GIVEN a transaction that has written a part to the log, and one that has not
     let trio = setup().build();

@@ -31,8 +31,6 @@ create table if not exists pyreplica_agent.copied_table (
     copied_at   timestamptz not null default clock_timestamp(),
     constraint copied_table_pkey primary key (agent, slave, schema_name, table_name)
 );
--- One from before it had that.
-alter table pyreplica_agent.copied_table add column if not exists table_oid oid;
 
 -- What is still to be run of the schema that was brought for the initial copy: indexes and constraints come after the rows.
 create table if not exists pyreplica_agent.pending_schema (
