@@ -1,0 +1,156 @@
+//! What tables need that are captured and not yet on the slave: to wait for what may make them, to be made, to be copied.
+//!
+//! In: the captured tables. Out: those that the slave is to have are there, with a snapshot from which the stream goes on.
+
+use super::{Ended, Member};
+use crate::again;
+use crate::check_mapping;
+use crate::control::Control;
+use crate::copy::{CapturedTable, Crew, Manner};
+use crate::error::{Error, Result};
+use crate::feed::Context;
+use crate::mapping::Mapping;
+use crate::pipe::Pipe;
+use crate::report::State;
+use crate::schema::{self, Pending};
+
+impl Member {
+    /// The stream may hold a statement that makes a table which the slave lacks, or that gives one the shape which the
+    /// master's has: before new tables are copied, all is applied that is there now.
+    pub fn wait_for_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        if self.awaits_new_tables(control)? {
+            let now = control.state()?.now;
+            while self.stream(context, control, Some(&now))? != Ended::Target {}
+            self.new_tables_arrived()?;
+        }
+        Ok(())
+    }
+
+    /// Are there tables to copy? If so, their changes are skipped until they have arrived. What a statement fills its
+    /// table with, the copy replaces.
+    pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<bool> {
+        let captured = control.captured()?;
+        let name = &self.session.name.clone();
+        let (client, tables) = self.session.parts()?;
+        let missing = tables.settle(client, &captured)?;
+        let absent = absent(client, name, tables.mapping(), missing.clone())?;
+        for table in &absent {
+            again::request(client, tables.agent(), name, table)?;
+        }
+        tables.wait_for(&missing, absent);
+        Ok(!missing.is_empty())
+    }
+
+    /// All is applied that could make them.
+    pub fn new_tables_arrived(&mut self) -> Result<()> {
+        let name = &self.session.name.clone();
+        let (client, tables) = self.session.parts()?;
+        let waited = tables.arrived();
+        for table in absent(client, name, tables.mapping(), waited)? {
+            again::forget(client, tables.agent(), name, &table)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the tables that are captured and not yet here.
+    pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        let captured = control.captured()?;
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        let name = &slave.name;
+        check_mapping::refuse(&mut control.client, slave, &captured)?;
+        let (client, tables) = self.session.parts()?;
+        let mut missing = tables.settle(client, &captured)?;
+        // One that was added since then may be made by a statement that the slave has not come to.
+        missing.retain(|table| tables.is_due(table));
+        if !missing.is_empty() {
+            self.reporter.state(control, State::Copying)?;
+            if slave.schema {
+                schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
+            }
+            let crew = Crew { config, slave, stop, cancels };
+            // Held by a predecessor that died, or made anew, they hold what is to be replaced.
+            let asked = again::requested(client, config.agent_name(), name)?;
+            let there = oids(client, name, tables.mapping(), &missing)?;
+            let (mut again, mut first) = (Vec::new(), Vec::new());
+            for (table, oid) in missing.into_iter().zip(there) {
+                let replaced = asked.contains(&(table.schema.clone(), table.name.clone()))
+                    || tables.is_remade(&table, oid);
+                if replaced { &mut again } else { &mut first }.push(table);
+            }
+            for (missing, manner) in [(first, Manner::First), (again, Manner::Again)] {
+                let (copied, result) = crew.copy(&mut control.client, missing, manner);
+                for copied in &copied {
+                    tables.add_copied(copied)?;
+                    again::forget(client, config.agent_name(), name, &copied.table)?;
+                }
+                result?;
+            }
+        }
+        if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
+            schema::finish(config, slave, Pending::Rest, stop, cancels)?;
+        }
+        Ok(())
+    }
+
+    /// Foreign keys of tables that were copied under different snapshots: first the stream brings all to one moment.
+    pub fn finish_schema(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        let (client, _) = self.session.parts()?;
+        if !schema::is_pending(client, config.agent_name(), &slave.name, Pending::Late)? {
+            return Ok(());
+        }
+        let now = control.state()?.now;
+        while self.stream(context, control, Some(&now))? != Ended::Target {}
+        schema::finish(config, slave, Pending::Late, stop, cancels)
+    }
+
+    /// The stream named this table, which the slave does not have.
+    pub fn settle_unknown(
+        &mut self,
+        context: &Context,
+        control: &mut Control,
+        schema: &str,
+        name: &str,
+    ) -> Result<()> {
+        self.copy_new_tables(context, control)?;
+        let (client, tables) = self.session.parts()?;
+        // What another member of the group met, this one may have or will meet.
+        if let Some(oid) = tables.met(schema, name) {
+            tables.settle_unknown(client, schema, name, oid, control.captured_as(oid)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Those of the tables that the slave does not have.
+fn absent(
+    client: &mut Pipe,
+    slave: &str,
+    mapping: &Mapping,
+    mut tables: Vec<CapturedTable>,
+) -> Result<Vec<CapturedTable>> {
+    let mut there = oids(client, slave, mapping, &tables)?.into_iter();
+    tables.retain(|_| there.next() == Some(None));
+    Ok(tables)
+}
+
+/// The tables' oids on the slave, in their order; `None` for those that it does not have.
+fn oids(
+    client: &mut Pipe,
+    slave: &str,
+    mapping: &Mapping,
+    tables: &[CapturedTable],
+) -> Result<Vec<Option<u32>>> {
+    let (schemas, names): (Vec<String>, Vec<String>) =
+        tables.iter().map(|table| mapping.target(&table.schema, &table.name)).unzip();
+    let row = client
+        .query_one(
+            "select array(select to_regclass(format('%I.%I', s, n))::oid
+                            from unnest($1::text[], $2::text[]) with ordinality t(s, n, place) order by place)",
+            &[&schemas, &names],
+        )
+        .map_err(|e| Error::from_pg(format!("could not look for new tables on slave \"{slave}\""), e))?;
+    Ok(row.get(0))
+}
