@@ -119,7 +119,8 @@ pub(crate) struct MasterFacts {
 /// Which database of which server a session is in.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    pub system_identifier: String,
+    /// That of a physical copy is another.
+    pub identity: String,
     pub database: String,
     pub encoding: String,
     pub in_recovery: bool,
@@ -133,7 +134,7 @@ impl Server {
             .query_one(include_str!("sql/server.sql"), &[])
             .map_err(|e| Error::from_pg(format!("could not ask {what} what it is"), e))?;
         Ok(Server {
-            system_identifier: row.get(0),
+            identity: row.get(0),
             database: row.get(1),
             encoding: row.get(2),
             in_recovery: row.get(3),
@@ -179,7 +180,7 @@ pub fn check(config: &Config) -> Report {
     }
     for (i, (slave, server)) in servers.iter().enumerate() {
         let same = |(_, other): &&(&Slave, Server)| {
-            (&other.system_identifier, &other.database) == (&server.system_identifier, &server.database)
+            (&other.identity, &other.database) == (&server.identity, &server.database)
         };
         if let Some((other, _)) = servers[..i].iter().find(same) {
             report.error(
@@ -204,9 +205,7 @@ pub fn preflight(master: &mut Client, slave: &mut Client, config: &Config, which
 /// Slaves on one server share its prepared transactions.
 fn enough_prepared(servers: &[(&Slave, Server)], report: &mut Report) {
     for (i, (slave, server)) in servers.iter().enumerate() {
-        let same = |other: &&(&Slave, Server)| {
-            other.1.system_identifier == server.system_identifier && other.0.two_phase
-        };
+        let same = |other: &&(&Slave, Server)| other.1.identity == server.identity && other.0.two_phase;
         if !slave.two_phase || servers[..i].iter().any(|other| same(&other)) {
             continue;
         }

@@ -55,8 +55,7 @@ pub(crate) fn check(
     part(orphans(client, &at, config.agent_name(), slave, report), report);
     let Some(facts) = facts else { return Ok(server) };
 
-    if server.system_identifier == facts.server.system_identifier && server.database == facts.server.database
-    {
+    if (&server.identity, &server.database) == (&facts.server.identity, &facts.server.database) {
         report.error(
             format!(
                 "{at} is the master itself: both are database \"{}\" of the same server",

@@ -8,8 +8,16 @@ use crate::error::{Error, Kind, Result};
 use crate::node::Route;
 use crate::session::Session;
 
-/// System identifier of the server and oid of the database.
-pub type Identity = (String, u32);
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Of the server and of all its physical copies: standbys, promoted ones, images of a disk.
+    pub system_identifier: String,
+    /// When the server was started, to the microsecond: of two sessions at the same time it tells whether they are in the
+    /// same server.
+    pub started: String,
+    /// Oid of the database.
+    pub database: u32,
+}
 
 /// What is known of master and slave once a session on the slave may be used.
 pub struct Admitted {
@@ -37,6 +45,8 @@ impl Identities {
             )
             .hint("Remove one of them from the configuration."));
         }
+        // Where it was before a restart of its server says nothing.
+        taken.retain(|_, taken| taken != name);
         taken.insert(of_slave, name.to_owned());
         drop(taken);
         Ok(Admitted { master: of_master, route: Route::find(master, slave, name)? })
@@ -51,10 +61,10 @@ impl Identities {
 fn identify(client: &mut impl Session) -> Result<Identity> {
     let row = client
         .query_one(
-            "select (select system_identifier::text from pg_control_system()), oid
+            "select (select system_identifier::text from pg_control_system()), pg_postmaster_start_time()::text, oid
                from pg_database where datname = current_database()",
             &[],
         )
         .map_err(|e| Error::from_pg("could not ask a server which database it is", e))?;
-    Ok((row.get(0), row.get(1)))
+    Ok(Identity { system_identifier: row.get(0), started: row.get(1), database: row.get(2) })
 }

@@ -46,6 +46,7 @@ mod daemon; // several replications in one process, SIGHUP, systemd, logs
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave
 mod multimaster; // nodes that are masters and slaves of each other
+mod identity; // which database is which
 mod topologies; // docs/topologies.md; sequences of several nodes
 mod documentation; // README.md and docs/operations.md, followed as they are printed
 mod crash; // kill -9 between each two steps

@@ -271,19 +271,6 @@ fn without_session_replication_role_nothing_comes_back_either() {
     assert_eq!(nodes.db('b').value("select count(*) from pyreplica.replica_log"), "6");
 }
 
-/// A physical copy has the identity of its master; a restored dump has one of its own.
-#[test]
-fn a_copy_of_a_node_has_to_become_another() {
-    let mut nodes = Nodes::new("a>b", TABLE);
-    let id = nodes.db('a').value("select id from pyreplica.node");
-    nodes.db('b').run(&format!("update pyreplica.node set id = '{id}'"));
-    let agent = &mut nodes.arrow('a', 'b').agent;
-    agent.run(&["check"]).expect_code(1).expect_text(&["same node", "pyreplica.renew_node"]);
-    agent.run(&["once"]).expect_code(1).expect_text(&["same node", "pyreplica.renew_node"]);
-    nodes.db('b').run("select pyreplica.renew_node()");
-    nodes.settle();
-}
-
 /// A chain grows while it is written to: c is copied from b, and another table comes.
 #[test]
 fn a_slave_of_a_slave_is_copied_while_all_go_on() {

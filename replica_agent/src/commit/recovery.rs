@@ -63,8 +63,9 @@ pub(super) fn take_over(client: &mut Pipe, agent: &str, slave: &str, master: &Id
 }
 
 /// Not that of an election: the slave's database may be the master of an agent of the same name. An agent of another
-/// master is no predecessor; the position will tell it that the slave is taken.
-fn lock_key(agent: &str, slave: &str, (system_identifier, database): &Identity) -> i64 {
+/// master is no predecessor; the position will tell it that the slave is taken. The master may have been restarted since.
+fn lock_key(agent: &str, slave: &str, master: &Identity) -> i64 {
+    let Identity { system_identifier, database, .. } = master;
     let of_slave = format!("{}{system_identifier}:{database}", gid_prefix(agent, slave));
     session::lock_key(&of_slave, "")
 }
@@ -97,10 +98,14 @@ mod tests {
 
     #[test]
     fn lock_keys_tell_masters_and_elections_apart() {
-        let key = |agent, database| lock_key(agent, "reports", &("7".to_owned(), database));
-        assert_eq!(key("shop", 1), key("shop", 1));
-        assert_ne!(key("shop", 1), key("shop", 2));
-        assert_ne!(key("shop", 1), key("sho", 1));
-        assert_ne!(key("shop", 1), session::lock_key("shop", "reports"));
+        let key = |agent, started: &str, database| {
+            let (system_identifier, started) = ("7".to_owned(), started.to_owned());
+            lock_key(agent, "reports", &Identity { system_identifier, started, database })
+        };
+        let shop = key("shop", "today", 1);
+        assert_eq!(shop, key("shop", "yesterday", 1));
+        assert_ne!(shop, key("shop", "today", 2));
+        assert_ne!(shop, key("sho", "today", 1));
+        assert_ne!(shop, session::lock_key("shop", "reports"));
     }
 }

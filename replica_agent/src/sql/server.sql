@@ -1,4 +1,5 @@
 -- Which server and database this is, and what it allows.
-select (select system_identifier::text from pg_control_system()), current_database()::text,
+select (select system_identifier::text from pg_control_system()) || ', started ' || pg_postmaster_start_time(),
+       current_database()::text,
        current_setting('server_encoding'), pg_is_in_recovery(),
        current_setting('max_prepared_transactions')::int, current_user::text
