@@ -7,6 +7,7 @@
 mod check;
 pub mod directory;
 mod file;
+mod keys;
 mod mapping;
 mod mail;
 

@@ -40,6 +40,20 @@ pub fn has_parameter(text: &str) -> bool {
     words(text).contains(&Word::Sign('$'))
 }
 
+/// Does each parenthesis and bracket end what began in it? Then the text stays one expression between others.
+pub fn is_closed(text: &str) -> bool {
+    let mut open = Vec::new();
+    for word in words(text) {
+        match word {
+            Word::Sign(sign @ ('(' | '[')) => open.push(sign),
+            Word::Sign(')') if open.pop() != Some('(') => return false,
+            Word::Sign(']') if open.pop() != Some('[') => return false,
+            _ => {}
+        }
+    }
+    open.is_empty()
+}
+
 /// What is not taken apart here: a name with escapes.
 const UNKNOWN: &str = "U&";
 
@@ -113,6 +127,14 @@ mod tests {
     #[test]
     fn parameters() {
         assert!(has_parameter("$1 + 1") && !has_parameter("a$1 || '$1' || $x$$1$x$"));
+    }
+
+    #[test]
+    fn parentheses() {
+        assert!(is_closed("(a[1] + b) * c(')', \"]\") /* ( */"));
+        for open in ["a) or (b", "(a", "a)", "(a]", "a[1)]"] {
+            assert!(!is_closed(open), "{open}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The configuration file as it is written: its keys, its defaults, and the settings that they become.
 //!
 //! In: the text. Out: a `Config` in which each value is valid by itself. Every key is known; an unknown one is an
-//! error that names the nearest. A new key is a field of the raw form below, a word in its list of keys, and a field
+//! error that names the nearest. A new key is a field of the raw form below, a line in its list of keys, and a field
 //! of the settings.
 
 use std::collections::BTreeMap;
@@ -11,13 +11,14 @@ use std::time::Duration;
 use log::LevelFilter;
 use serde::Deserialize;
 
-use super::mail::{mail, FileMail, MAIL_KEYS};
+use super::keys::{self, Holds::*, Keys};
+use super::mail::{mail, FileMail, MAIL_KEYS, MAIL_NEEDS};
 use super::mapping::{self, FileTable};
 use super::{
     invalid, within, Agent, Alerts, Apply, CommitMode, Config, Initial, InsertExists, Logging, Master, Slave,
     UpdateDiffers,
 };
-use crate::dsn::{nearest, Dsn};
+use crate::dsn::Dsn;
 use crate::error::{Error, Result};
 use crate::logging::Format;
 
@@ -37,12 +38,12 @@ pub(super) fn read(text: &str) -> Result<Config> {
             on_event: file.agent.on_event.clone().map(on_event).transpose()?,
         },
         master: Master { dsn: Dsn::parse(&file.master.dsn).map_err(|e| within("dsn of the master", e))? },
-        agent: agent(file.agent)?,
+        agent: agent(file.agent),
         slaves: file.slave.into_iter().map(slave).collect::<Result<_>>()?,
     })
 }
 
-/// The file as it is written. Unknown keys have been found before, with the nearest known one.
+/// The file as it is written. Its keys have been looked at before, and what they hold.
 #[derive(Deserialize)]
 struct File {
     master: FileMaster,
@@ -144,34 +145,35 @@ fn yes() -> bool {
     true
 }
 
-const TOP_KEYS: &[&str] = &["master", "agent", "slave", "mail"];
-const MASTER_KEYS: &[&str] = &["dsn"];
-const AGENT_KEYS: &[&str] = &[
-    "name",
-    "commit",
-    "batch_rows",
-    "batch_bytes",
-    "copy_jobs",
-    "timer_seconds",
-    "log",
-    "log_format",
-    "on_event",
+const TOP_KEYS: Keys = &[("master", Sections), ("agent", Sections), ("slave", Sections), ("mail", Sections)];
+const MASTER_KEYS: Keys = &[("dsn", Text)];
+pub(super) const AGENT_KEYS: Keys = &[
+    ("name", Text),
+    ("commit", Word(&["independent", "atomic"])),
+    ("batch_rows", Whole(1, i64::MAX)),
+    ("batch_bytes", Whole(1, i64::MAX)),
+    ("copy_jobs", Whole(1, i64::MAX)),
+    ("timer_seconds", Number(0.1, 3600.0)),
+    ("log", Word(LEVELS)),
+    ("log_format", Word(&["plain", "json"])),
+    ("on_event", Texts),
 ];
-const SLAVE_KEYS: &[&str] = &[
-    "name",
-    "dsn",
-    "initial",
-    "schema",
-    "two_phase",
-    "apply",
-    "insert_exists",
-    "update_differs",
-    "sequences",
-    "tables",
-    "schemas",
-    "table",
-    "log",
+pub(super) const SLAVE_KEYS: Keys = &[
+    ("name", Text),
+    ("dsn", Text),
+    ("initial", Word(&["copy", "current", "oldest"])),
+    ("schema", Switch),
+    ("two_phase", Switch),
+    ("apply", Word(&["net", "exact"])),
+    ("insert_exists", Word(&["stop", "keep", "replace"])),
+    ("update_differs", Word(&["apply", "keep"])),
+    ("sequences", Switch),
+    ("tables", Texts),
+    ("schemas", NamedTexts),
+    ("table", Sections),
+    ("log", Word(LEVELS)),
 ];
+const LEVELS: &[&str] = &["error", "warning", "info", "debug", "warn"];
 
 fn on_event(command: Vec<String>) -> Result<Vec<String>> {
     match command.first().is_none_or(String::is_empty) {
@@ -181,22 +183,15 @@ fn on_event(command: Vec<String>) -> Result<Vec<String>> {
     }
 }
 
-fn agent(file: FileAgent) -> Result<Agent> {
-    let positive = |key: &str, value: usize| match value {
-        0 => Err(invalid(format!("{key} in [agent] cannot be 0"))),
-        _ => Ok(value),
-    };
-    if !(0.1..=3600.0).contains(&file.timer_seconds) {
-        return Err(invalid("timer_seconds in [agent] is not between 0.1 and 3600"));
-    }
-    Ok(Agent {
+fn agent(file: FileAgent) -> Agent {
+    Agent {
         name: file.name,
         commit: file.commit,
-        batch_rows: positive("batch_rows", file.batch_rows)?,
-        batch_bytes: positive("batch_bytes", file.batch_bytes)?,
-        copy_jobs: positive("copy_jobs", file.copy_jobs)?,
+        batch_rows: file.batch_rows,
+        batch_bytes: file.batch_bytes,
+        copy_jobs: file.copy_jobs,
         timer: Duration::from_secs_f64(file.timer_seconds),
-    })
+    }
 }
 
 fn slave(file: FileSlave) -> Result<Slave> {
@@ -218,23 +213,31 @@ fn slave(file: FileSlave) -> Result<Slave> {
     })
 }
 
-/// Only the parser's message and the place: what it would quote may hold a password.
+/// Only the parser's message and the place: what it would quote may hold a password. So may what it says of a value:
+/// of those only numbers that no integer holds come here.
 fn bad_toml(text: &str, e: &toml::de::Error) -> Error {
     let line = e.span().map(|span| {
         1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count()
     });
-    let message = e.message().lines().collect::<Vec<_>>().join(", ");
+    let message = match e.message().starts_with("invalid type") || e.message().starts_with("invalid value") {
+        true => "a value cannot be read".to_owned(),
+        false => e.message().lines().collect::<Vec<_>>().join(", "),
+    };
     match line {
         Some(line) => invalid(format!("line {line}: {message}")),
         None => invalid(message),
     }
 }
 
-fn check_keys(table: &toml::Table) -> Result<()> {
-    known_keys(table, TOP_KEYS, "at the top level")?;
-    for (name, keys) in [("master", MASTER_KEYS), ("agent", AGENT_KEYS), ("mail", MAIL_KEYS)] {
-        match table.get(name) {
-            Some(toml::Value::Table(inner)) => known_keys(inner, keys, &format!("in [{name}]"))?,
+fn check_keys(file: &toml::Table) -> Result<()> {
+    keys::check(file, TOP_KEYS, &[], "at the top level")?;
+    for (name, known, needed) in
+        [("master", MASTER_KEYS, &["dsn"][..]), ("agent", AGENT_KEYS, &[]), ("mail", MAIL_KEYS, MAIL_NEEDS)]
+    {
+        match file.get(name) {
+            Some(toml::Value::Table(section)) => {
+                keys::check(section, known, needed, &format!("in [{name}]"))?
+            }
             Some(_) => {
                 return Err(
                     invalid(format!("\"{name}\" is not a table")).hint(format!("Write it as [{name}]."))
@@ -246,7 +249,7 @@ fn check_keys(table: &toml::Table) -> Result<()> {
             None => {}
         }
     }
-    match table.get("slave") {
+    match file.get("slave") {
         Some(toml::Value::Array(slaves)) => {
             for (i, slave) in slaves.iter().enumerate() {
                 let toml::Value::Table(slave) = slave else {
@@ -256,13 +259,8 @@ fn check_keys(table: &toml::Table) -> Result<()> {
                     Some(name) => format!("in [[slave]] \"{name}\""),
                     None => format!("in [[slave]] number {}", i + 1),
                 };
-                known_keys(slave, SLAVE_KEYS, &place)?;
+                keys::check(slave, SLAVE_KEYS, &["name", "dsn"], &place)?;
                 mapping::check_keys(slave, &place)?;
-                for needed in ["name", "dsn"] {
-                    if !slave.contains_key(needed) {
-                        return Err(invalid(format!("key \"{needed}\" is missing {place}")));
-                    }
-                }
             }
             Ok(())
         }
@@ -270,17 +268,4 @@ fn check_keys(table: &toml::Table) -> Result<()> {
             .hint("Write each slave as [[slave]], with two brackets.")),
         None => Ok(()),
     }
-}
-
-pub(super) fn known_keys(table: &toml::Table, known: &[&str], place: &str) -> Result<()> {
-    for key in table.keys() {
-        if !known.contains(&key.as_str()) {
-            let error = invalid(format!("unknown key \"{key}\" {place}"));
-            return Err(match nearest(key, known.iter().copied()) {
-                Some(near) => error.hint(format!("Perhaps you meant \"{near}\".")),
-                None => error.hint(format!("Known are: {}.", known.join(", "))),
-            });
-        }
-    }
-    Ok(())
 }

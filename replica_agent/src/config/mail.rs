@@ -11,28 +11,31 @@ use lettre::message::Mailbox;
 use serde::Deserialize;
 
 use super::invalid;
+use super::keys::{Holds::*, Keys};
 use crate::error::Result;
 use crate::event::EventKind;
 
-pub(super) const MAIL_KEYS: &[&str] = &[
-    "server",
-    "port",
-    "tls",
-    "tls_verify",
-    "ca_file",
-    "user",
-    "password",
-    "password_file",
-    "from",
-    "to",
-    "subject_start",
-    "subject_stop",
-    "subject_error",
-    "subject_warning",
-    "subject_recovery",
-    "interval_seconds",
-    "retry_seconds",
+pub(super) const MAIL_NEEDS: &[&str] = &["server", "from", "to"];
+pub(super) const MAIL_KEYS: Keys = &[
+    ("server", Text),
+    ("port", Whole(1, 65535)),
+    ("tls", Word(&["none", "starttls", "tls"])),
+    ("tls_verify", Switch),
+    ("ca_file", Text),
+    ("user", Text),
+    ("password", Text),
+    ("password_file", Text),
+    ("from", Text),
+    ("to", TextOrTexts),
+    ("subject_start", Text),
+    ("subject_stop", Text),
+    ("subject_error", Text),
+    ("subject_warning", Text),
+    ("subject_recovery", Text),
+    ("interval_seconds", Whole(0, YEAR)),
+    ("retry_seconds", Whole(0, YEAR)),
 ];
+const YEAR: i64 = 366 * 24 * 3600;
 
 /// What may stand in a subject.
 pub const PLACEHOLDERS: &[&str] = &["agent", "slave", "event", "count", "message", "host"];
@@ -122,7 +125,7 @@ pub(super) struct FileMail {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected an address, or a list of addresses")]
+#[serde(untagged)]
 enum OneOrMore {
     One(String),
     More(Vec<String>),

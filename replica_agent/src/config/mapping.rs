@@ -8,14 +8,21 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::file::known_keys;
 use super::invalid;
+use super::keys::{self, Holds::*, Keys};
 use crate::dsn::nearest;
 use crate::error::Result;
-use crate::expression::has_parameter;
+use crate::expression::{has_parameter, is_closed};
 use crate::mapping::{Mapping, Name, Operations, Pattern, Rule};
 
-pub(super) const TABLE_KEYS: &[&str] = &["name", "to", "columns", "row_filter", "operations", "values"];
+const TABLE_KEYS: Keys = &[
+    ("name", Text),
+    ("to", Text),
+    ("columns", Named),
+    ("row_filter", Text),
+    ("operations", Texts),
+    ("values", NamedTexts),
+];
 const OPERATIONS: &[&str] = &["insert", "update", "delete", "truncate"];
 
 #[derive(Deserialize)]
@@ -42,10 +49,7 @@ pub(super) fn check_keys(slave: &toml::Table, place: &str) -> Result<()> {
         let name = table.get("name").and_then(toml::Value::as_str);
         let name = name.map_or(format!("number {}", i + 1), |name| format!("\"{name}\""));
         let place = format!("in [[slave.table]] {name} {place}");
-        known_keys(table, TABLE_KEYS, &place)?;
-        if !table.contains_key("name") {
-            return Err(invalid(format!("key \"name\" is missing {place}")));
-        }
+        keys::check(table, TABLE_KEYS, &["name"], &place)?;
     }
     Ok(())
 }
@@ -111,10 +115,14 @@ fn rule(table: FileTable, slave: &str) -> Result<Rule> {
         return Err(invalid(format!("the value of column \"{column}\" is empty {place}"))
             .hint("Write an SQL expression over the master's columns; NULL is one."));
     }
-    if let Some(text) = table.row_filter.iter().chain(table.values.values()).find(|text| has_parameter(text))
-    {
-        return Err(invalid(format!("expression {text:?} has a parameter {place}"))
-            .hint("Nothing is bound to it; an expression is over the columns of the master's table."));
+    for text in table.row_filter.iter().chain(table.values.values()) {
+        if has_parameter(text) {
+            return Err(invalid(format!("expression {text:?} has a parameter {place}"))
+                .hint("Nothing is bound to it; an expression is over the columns of the master's table."));
+        }
+        if !is_closed(text) {
+            return Err(invalid(format!("expression {text:?} has unbalanced parentheses {place}")));
+        }
     }
     Ok(Rule {
         pattern,
@@ -248,6 +256,11 @@ mod tests {
         fails(
             &table("row_filter = \"id > $1\""),
             &format!("expression \"id > $1\" has a parameter {place}"),
+            "",
+        );
+        fails(
+            &table("row_filter = \"id > 3) or (true\""),
+            &format!("expression \"id > 3) or (true\" has unbalanced parentheses {place}"),
             "",
         );
         fails(&table("row_filter = \"\""), &format!("row_filter is empty {place}"), "");
