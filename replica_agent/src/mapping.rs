@@ -34,6 +34,9 @@ pub struct Rule {
     /// SQL over the master's row.
     pub row_filter: Option<String>,
     pub operations: Operations,
+    /// Whether an INSERT takes the place of a row under its key: that of one that the slave has kept. Where agent.toml says
+    /// what becomes of rows that are in the way (`insert_exists`), it says so of those as well.
+    pub replaces: bool,
     /// Column of the slave, and SQL over the master's row.
     pub values: BTreeMap<String, String>,
 }
@@ -49,6 +52,11 @@ pub struct Operations {
 
 impl Operations {
     pub const ALL: Operations = Operations { insert: true, update: true, delete: true, truncate: true };
+
+    /// Does the slave keep rows that the master no longer has under their key?
+    pub fn keep_rows(self) -> bool {
+        !(self.update && self.delete && self.truncate)
+    }
 
     pub fn and(self, other: Operations) -> Operations {
         Operations {
@@ -264,6 +272,7 @@ mod tests {
                 columns: BTreeMap::from([("id".into(), Some("no".into())), ("x".into(), None)]),
                 row_filter: None,
                 operations: Operations::ALL,
+                replaces: false,
                 values: BTreeMap::new(),
             })
         };

@@ -46,7 +46,7 @@ use text::Text;
 pub enum Step {
     /// New values only. What the filter does not let through is not counted.
     Insert = b'1',
-    /// Nothing where a row is in the way that no operation left out explains.
+    /// The same, but nothing where a row is in the way.
     InsertUnlessThere = b'8',
     /// Only rows whose old values are the master's.
     Update = b'2',
@@ -56,6 +56,8 @@ pub enum Step {
     UpdateAny = b'3',
     /// For each column that an update would change whether its old value is the master's; locks the row.
     Probe = b'4',
+    /// Whether an update moves the row into the filter.
+    MovesIn = b'9',
     /// By key.
     Delete = b'5',
     /// The rows as the slave is to hold them, as text; new values only.
@@ -178,7 +180,7 @@ impl<'t> Transform<'t> {
             Step::Insert | Step::InsertUnlessThere => insert,
             Step::Update | Step::UpdateMany | Step::UpdateAny => update && self.is_touched_by(carried.old),
             Step::Delete => delete,
-            Step::Probe | Step::Show => true,
+            Step::Probe | Step::MovesIn | Step::Show => true,
         }
     }
 
@@ -192,6 +194,11 @@ impl<'t> Transform<'t> {
     /// Does a change of these columns change anything here?
     fn is_touched_by(&self, changed: &[usize]) -> bool {
         self.is_moved_by(changed) || self.places.iter().any(|place| place.is_touched_by(changed))
+    }
+
+    /// May an update of these columns be an insertion here?
+    pub fn may_insert(&self, changed: &[usize]) -> bool {
+        self.rule.operations.insert && self.is_moved_by(changed)
     }
 
     /// May it move the row into the filter or out of it?
@@ -216,6 +223,7 @@ impl<'t> Transform<'t> {
             Step::Show => text.show(),
             Step::Delete => text.delete(),
             Step::Probe => text.probe(),
+            Step::MovesIn => text.moves_in(),
             Step::Update | Step::UpdateMany | Step::UpdateAny => text.update(step),
         }
     }

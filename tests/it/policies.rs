@@ -101,6 +101,69 @@ fn what_a_slave_computes_and_filters_is_kept_or_replaced_too() {
     }
 }
 
+/// A slave of a table `t (id, mail, ok)` by each policy and each way to apply.
+fn kept_and_replaced(rule: &str, check: impl Fn(&Trio, &str)) {
+    for policy in ["keep", "replace"] {
+        for apply in ["net", "exact"] {
+            let trio = Setup::new("create table t (id int primary key, mail text unique, ok boolean)")
+                .slaves(1)
+                .slave_line(&format!("insert_exists = \"{policy}\"\napply = \"{apply}\""))
+                .slave_line(&format!("[[slave.table]]\nname = \"public.t\"\n{rule}"))
+                .build();
+            trio.master.run(
+                "select pyreplica.remove_table('t'); select pyreplica.add_table('t', whole_rows => true)",
+            );
+            check(&trio, policy);
+        }
+    }
+}
+
+#[test]
+fn a_row_that_moves_into_the_filter_is_inserted() {
+    kept_and_replaced("row_filter = \"ok\"", |trio, policy| {
+        trio.master.run("insert into t select i, 'm' || i from generate_series(1, 50) i");
+        trio.once().expect_code(0);
+        trio.slaves[0].run("insert into t values (1, 'mine'), (100, 'm2')");
+        trio.master.run("update t set ok = true");
+        trio.once().expect_code(0);
+        let (own, expected) = match policy {
+            "keep" => ("kept", ["1|mine", "100|m2", "48"]),
+            _ => ("replaced by the master's", ["1|m1", "2|m2", "48"]),
+        };
+        assert_eq!(
+            rows(trio)
+                .into_iter()
+                .filter(|row| row.contains("mine") || row.ends_with("|m1") || row.ends_with("|m2"))
+                .collect::<Vec<_>>(),
+            expected[..2]
+        );
+        assert_eq!(trio.slaves[0].value("select count(*) from t where id > 2 and ok"), expected[2]);
+        let conflict = |id| {
+            let applied = if policy == "keep" { "f" } else { "t" };
+            format!("insert_exists|INSERT|(id)=({id})|The slave's row is {own}.|{applied}")
+        };
+        assert_eq!(recorded(trio), [conflict(1), conflict(2)]);
+    });
+}
+
+#[test]
+fn a_row_that_was_kept_is_in_the_way_like_any_other() {
+    kept_and_replaced("operations = [\"insert\", \"update\"]", |trio, policy| {
+        trio.master.run("insert into t values (1, 'a'), (2, 'b'), (3, 'c')");
+        trio.once().expect_code(0);
+        trio.master.run("delete from t");
+        trio.once().expect_code(0);
+        trio.master.run("insert into t values (1, 'again'), (4, 'b'), (5, 'e')");
+        trio.once().expect_code(0);
+        match policy {
+            "keep" => assert_eq!(rows(trio), ["1|a", "2|b", "3|c", "5|e"]),
+            _ => assert_eq!(rows(trio), ["1|again", "3|c", "4|b", "5|e"]),
+        }
+        let keys = trio.slaves[0].rows("select key from pyreplica_agent.conflict order by id");
+        assert_eq!(keys, ["(id)=(1)", "(id)=(4)"]);
+    });
+}
+
 #[test]
 fn a_row_that_collides_with_several_is_named_so() {
     conflict("replace", "insert into t values (1, 'bob', '[11,12)')", |trio| {

@@ -222,7 +222,7 @@ fn a_bad_expression_is_found_before_anything_is_applied() {
             "",
         ),
         (
-            "values = { mail = \"md5(\" }",
+            "values = { mail = \"md5 mail ||\" }",
             "values of column \"mail\" of table public.people: syntax error",
             "id, name, mail, born",
         ),

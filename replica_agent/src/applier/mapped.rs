@@ -12,7 +12,7 @@ use super::exact::{only_one, Found};
 use super::setwise::{new_arrays, not_as_planned, Target, Work, MANY_ROWS};
 use super::Applier;
 use crate::bind::{as_dyn, params};
-use crate::config::UpdateDiffers;
+use crate::config::{InsertExists, UpdateDiffers};
 use crate::conflict::Conflict;
 use crate::decode::{Changed, Relation, Value};
 use crate::error::{Error, Result};
@@ -206,6 +206,12 @@ impl Applier {
             None => values.extend(changed.iter().map(|c| c.new)),
         }
         values.extend(changed.iter().map(|c| c.old));
+        if self.insert_exists != InsertExists::Stop && transform.may_insert(&old) {
+            let moves_in = self.ask_mapped(client, &transform, Step::MovesIn, carried, &values)?;
+            if let (Some([true]), Some(row)) = (moves_in.as_deref(), whole(relation, key, changed, row)) {
+                return self.insert_row(client, relation, &row, transaction);
+            }
+        }
         let updated = self.execute_mapped(client, &transform, Step::Update, carried, &values)?;
         if updated > 0 {
             return only_one(updated);
@@ -214,7 +220,7 @@ impl Applier {
             let table = self.table(client, relation)?;
             return self.update_one_mapped(client, &table, relation, key, changed, row, transaction);
         }
-        let Some(same) = self.probe_mapped(client, &transform, carried, &values)? else {
+        let Some(same) = self.ask_mapped(client, &transform, Step::Probe, carried, &values)? else {
             return match transform.may_be_missing(Step::Update) {
                 true => Ok(()),
                 false => self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction),
@@ -237,17 +243,17 @@ impl Applier {
         self.conflict(client, relation, key, found, transaction)
     }
 
-    /// As `probe` in `exact`.
-    fn probe_mapped(
+    /// As `probe` in `exact`: a row of answers, if there is one.
+    fn ask_mapped(
         &mut self,
         client: &mut Pipe,
         transform: &Transform,
+        step: Step,
         carried: Carried,
         values: &[Value],
     ) -> Result<Option<Vec<bool>>> {
         let relation = transform.relation();
-        let Some(statement) = self.prepare_mapped(client, transform, Step::Probe, Source::One, carried)?
-        else {
+        let Some(statement) = self.prepare_mapped(client, transform, step, Source::One, carried)? else {
             return Ok(None);
         };
         let (key, set) = values.split_at(carried.key.len());
@@ -316,6 +322,22 @@ impl Applier {
         }
         Ok(Arc::clone(&self.own_types))
     }
+}
+
+/// The new values of all columns, if the log has them.
+fn whole<'v>(
+    relation: &Relation,
+    key: &[Value<'v>],
+    changed: &[Changed<'v>],
+    row: Option<&[Value<'v>]>,
+) -> Option<Vec<Value<'v>>> {
+    if let Some(row) = row {
+        return Some(row.to_vec());
+    }
+    let mut known = vec![None; relation.columns.len()];
+    relation.key.iter().zip(key).for_each(|(&n, value)| known[n] = Some(*value));
+    changed.iter().for_each(|changed| known[changed.column] = Some(changed.new));
+    known.into_iter().collect()
 }
 
 /// Columns that this chunk has not introduced are not known to it.

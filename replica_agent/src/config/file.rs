@@ -198,7 +198,7 @@ fn slave(file: FileSlave) -> Result<Slave> {
     let dsn = Dsn::parse(&file.dsn).map_err(|e| within(&format!("dsn of slave \"{}\"", file.name), e))?;
     let FileSlave { name, initial, schema, two_phase, apply, insert_exists, update_differs, .. } = file;
     let FileSlave { sequences, tables, schemas, table, .. } = file;
-    let mapping = Arc::new(mapping::mapping(&name, &tables, schemas, table)?);
+    let mapping = Arc::new(mapping::mapping(&name, &tables, schemas, table, insert_exists)?);
     Ok(Slave {
         name,
         dsn,

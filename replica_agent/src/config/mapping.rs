@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::invalid;
 use super::keys::{self, Holds::*, Keys};
+use super::{invalid, InsertExists};
 use crate::dsn::nearest;
 use crate::error::Result;
 use crate::expression::{has_parameter, is_closed};
@@ -60,6 +60,7 @@ pub(super) fn mapping(
     tables: &[String],
     schemas: BTreeMap<String, String>,
     rules: Vec<FileTable>,
+    insert_exists: InsertExists,
 ) -> Result<Mapping> {
     let mut mapping = Mapping { schemas, ..Mapping::default() };
     for text in tables {
@@ -75,7 +76,7 @@ pub(super) fn mapping(
         )));
     }
     for table in rules {
-        let rule = rule(table, slave)?;
+        let rule = rule(table, slave, insert_exists)?;
         if let Some(other) = mapping.rules.iter().find(|other| other.pattern == rule.pattern) {
             return Err(invalid(format!(
                 "slave \"{slave}\" has two [[slave.table]] with the name \"{}\"",
@@ -87,7 +88,7 @@ pub(super) fn mapping(
     Ok(mapping)
 }
 
-fn rule(table: FileTable, slave: &str) -> Result<Rule> {
+fn rule(table: FileTable, slave: &str, insert_exists: InsertExists) -> Result<Rule> {
     let place = format!("in [[slave.table]] \"{}\" of slave \"{slave}\"", table.name);
     let pattern = parse(&table.name, "name", &place)?;
     let to = table.to.as_deref().map(|to| target(to, &pattern, &place)).transpose()?;
@@ -124,12 +125,14 @@ fn rule(table: FileTable, slave: &str) -> Result<Rule> {
             return Err(invalid(format!("expression {text:?} has unbalanced parentheses {place}")));
         }
     }
+    let operations = table.operations.map_or(Ok(Operations::ALL), |names| operations(&names, &place))?;
     Ok(Rule {
         pattern,
         to,
         columns,
         row_filter: table.row_filter,
-        operations: table.operations.map_or(Ok(Operations::ALL), |names| operations(&names, &place))?,
+        operations,
+        replaces: operations.keep_rows() && insert_exists == InsertExists::Stop,
         values: table.values,
     })
 }

@@ -38,6 +38,7 @@ fn table(values: &[(&str, &str)], row_filter: Option<&str>, operations: Operatio
             columns: BTreeMap::new(),
             row_filter: row_filter.map(str::to_owned),
             operations,
+            replaces: operations.keep_rows(),
             values: values.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect(),
         })),
     }

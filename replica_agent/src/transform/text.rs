@@ -27,11 +27,9 @@ impl Text<'_> {
     pub fn insert(&self, step: Step) -> Result<String> {
         let Transform { table, places, .. } = self.transform;
         let values: Vec<String> = places.iter().map(|place| place.sql(&self.row_name())).collect();
-        let instead = match self.instead()? {
-            none if none.is_empty() && step == Step::InsertUnlessThere => {
-                " on conflict do nothing".to_owned()
-            }
-            instead => instead,
+        let instead = match step {
+            Step::InsertUnlessThere => " on conflict do nothing".to_owned(),
+            _ => self.instead()?,
         };
         Ok(format!(
             "insert into {} ({}) overriding system value select {} from {}{}{instead}",
@@ -83,6 +81,16 @@ impl Text<'_> {
             self.parameters(),
             self.values("old", touched(), When::Old)?,
             self.key()?
+        ))
+    }
+
+    pub fn moves_in(&self) -> Result<String> {
+        let kept = |name, when| self.values(name, std::iter::empty(), when);
+        Ok(format!(
+            "select new.kept and not old.kept from {} cross join lateral {} cross join lateral {}",
+            self.parameters(),
+            kept("new", When::New)?,
+            kept("old", When::Old)?
         ))
     }
 
@@ -307,7 +315,7 @@ impl Text<'_> {
     /// A row that the master has deleted, or moved away from its key, may still be here: the new one takes its place.
     fn instead(&self) -> Result<String> {
         let Transform { table, relation, rule, places, .. } = self.transform;
-        if rule.operations.delete && rule.operations.update && rule.operations.truncate {
+        if !rule.replaces {
             return Ok(String::new());
         }
         let mut key = Vec::new();
