@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use pyreplica_tests::db::Db;
+use pyreplica_tests::db::{Db, Session};
 use pyreplica_tests::trio::Setup;
 use pyreplica_tests::wait::wait_for;
 
@@ -109,6 +109,44 @@ fn their_indexes_may_be_rebuilt_while_others_write() {
     rebuild.join().expect("reindex");
     master.run("insert into t values (2)");
     // THEN all of it is found
+    assert_sound(&master);
+    trio.catch_up_and_compare();
+}
+
+/// A writer that knew the old index when its transaction began, and commits when the new one has taken its place: while
+/// the old one still gets what is written, no longer gets it, and is gone.
+#[test]
+fn an_index_that_was_replaced_is_not_written_to() {
+    let mut trio = Setup::new(TABLE).slaves(1).build();
+    let master = trio.master.clone();
+    master.run("create extension amcheck");
+    let mut writers: Vec<Session> = (0..6).map(|_| master.session()).collect();
+    for (i, writer) in (0..).zip(&mut writers) {
+        writer.run(&format!("insert into t values ({i})"));
+        writer.run(&format!("begin; insert into t values ({i} + 10)"));
+        if i % 2 == 0 {
+            writer.run(&format!("insert into t select i, md5(i::text) from generate_series({i} * 1000 + 1000, {i} * 1000 + 1900) i"));
+        }
+    }
+    let mut writers = writers.into_iter();
+    let mut two_commit = || writers.by_ref().take(2).for_each(Session::commit);
+    let read = || master.begin("lock table pyreplica.log_0 in access share mode");
+    let mut rebuilding = master.session();
+    let pid = rebuilding.rows("select pg_backend_pid()").join("");
+    let phase = format!("select phase from pg_stat_progress_create_index where pid = {pid}");
+    let is = |expected: &str| wait_for(expected, || (master.value(&phase) == expected).then_some(()));
+
+    let reader = read();
+    let rebuild = thread::spawn(move || rebuilding.run("reindex table concurrently pyreplica.log_0"));
+    is("waiting for readers before marking dead");
+    two_commit();
+    let another = read();
+    reader.commit();
+    is("waiting for readers before dropping");
+    two_commit();
+    another.commit();
+    rebuild.join().expect("reindex");
+    two_commit();
     assert_sound(&master);
     trio.catch_up_and_compare();
 }

@@ -98,11 +98,13 @@ impl LogTables {
 /// A chunk table open for writing. The lock stays to the end of the transaction: it holds rotation off.
 pub struct Writer {
     heap: pg_sys::Relation,
+    /// Null where `found` stands for it.
     rank_index: pg_sys::Relation,
-    /// Null where the transaction has one chunk: that is not in this index.
+    /// The same; and where the transaction has one chunk, which is not in this index.
     xid_index: pg_sys::Relation,
-    /// What REINDEX CONCURRENTLY is about to put in their place, or has not yet removed; true for one of ranks.
-    rebuilt: Vec<(pg_sys::Relation, bool)>,
+    /// Where REINDEX CONCURRENTLY is at work or has been: the indexes that get entries now; true for one of ranks.
+    found: Vec<(pg_sys::Relation, bool)>,
+    several: bool,
     ids: Oid,
     /// Pages to be added for what is going to be written.
     pages: u32,
@@ -115,46 +117,40 @@ impl Writer {
     /// For about so many chunks now; `several`: the transaction has more than one.
     pub fn open(table: LogTable, ids: Oid, several: bool, chunks: u32) -> Writer {
         // SAFETY: a relation that no longer exists is an ERROR. After an ERROR the resource owner closes them.
-        // The indexes need no lock: whoever drops or rebuilds one waits for those who have locked its table.
-        let (heap, indexes, rank_index, xid_index) = unsafe {
+        // The indexes need no lock: whoever drops or rebuilds one waits for those who have locked its table. But what was
+        // known before the lock was there may have been replaced.
+        let (heap, known, rank_index, xid_index) = unsafe {
             guarded(|| {
                 let heap = raw::table_open(table.heap, pg_sys::RowExclusiveLock as i32);
                 let list = raw::RelationGetIndexList(heap);
-                let indexes = (*list).length;
+                let known = are_these(list, [table.rank_index, table.xid_index]);
                 raw::list_free(list);
-                (
-                    heap,
-                    indexes,
-                    raw::index_open(table.rank_index, pg_sys::NoLock as i32),
-                    match several {
-                        true => raw::index_open(table.xid_index, pg_sys::NoLock as i32),
-                        false => std::ptr::null_mut(),
-                    },
-                )
+                let open = |index, wanted| match wanted {
+                    true => raw::index_open(index, pg_sys::NoLock as i32),
+                    false => std::ptr::null_mut(),
+                };
+                (heap, known, open(table.rank_index, known), open(table.xid_index, known && several))
             })
         };
         let pages = if chunks < BULK { 0 } else { chunks };
-        let mut writer = Writer { heap, rank_index, xid_index, rebuilt: Vec::new(), ids, pages };
-        if indexes > 2 {
-            writer.open_rebuilt(&table);
+        let mut writer = Writer { heap, rank_index, xid_index, found: Vec::new(), several, ids, pages };
+        if !known {
+            writer.find_indexes();
         }
         writer
     }
 
     #[cold]
-    fn open_rebuilt(&mut self, table: &LogTable) {
+    fn find_indexes(&mut self) {
         // SAFETY: a list of the oids of indexes, which exist as long as their table is locked.
         unsafe {
             for oid in PgList::<Oid>::from_pg(pg_sys::RelationGetIndexList(self.heap)).iter_oid() {
-                if oid == table.rank_index || oid == table.xid_index {
-                    continue;
-                }
                 let index = pg_sys::index_open(oid, pg_sys::NoLock as i32);
-                // It has the name of the other and something behind it.
+                // What is to be put in an index's place, or was taken from there, has its name and something behind it.
                 let name = pgrx::name_data_to_str(&(*(*index).rd_rel).relname);
                 let ranks = name.contains("_rank");
                 if (*(*index).rd_index).indisready && (ranks || name.contains("_xid")) {
-                    self.rebuilt.push((index, ranks));
+                    self.found.push((index, ranks));
                 } else {
                     pg_sys::index_close(index, pg_sys::NoLock as i32);
                 }
@@ -201,13 +197,13 @@ impl Writer {
                 if !self.xid_index.is_null() {
                     self.index(self.xid_index, key, tuple);
                 }
-                if row.last {
+                if row.last && !self.rank_index.is_null() {
                     self.index(self.rank_index, [values[0]], tuple);
                 }
-                for &(index, ranks) in &self.rebuilt {
+                for &(index, ranks) in &self.found {
                     match ranks {
                         true if row.last => self.index(index, [values[0]], tuple),
-                        false if !self.xid_index.is_null() => self.index(index, key, tuple),
+                        false if self.several => self.index(index, key, tuple),
                         _ => {}
                     }
                 }
@@ -249,14 +245,28 @@ impl Drop for Writer {
         // SAFETY: opened by `open`; NoLock keeps the locks to the end of the transaction.
         unsafe {
             guarded(|| {
-                if !self.xid_index.is_null() {
-                    raw::index_close(self.xid_index, keep);
+                for index in [self.xid_index, self.rank_index] {
+                    if !index.is_null() {
+                        raw::index_close(index, keep);
+                    }
                 }
-                raw::index_close(self.rank_index, keep);
-                self.rebuilt.iter().for_each(|&(index, _)| raw::index_close(index, keep));
+                self.found.iter().for_each(|&(index, _)| raw::index_close(index, keep));
                 raw::table_close(self.heap, keep);
             })
         }
+    }
+}
+
+/// # Safety
+/// A list of oids.
+unsafe fn are_these(list: *mut pg_sys::List, [one, other]: [Oid; 2]) -> bool {
+    // SAFETY: it has as many cells as it says; NIL has none, and is not asked.
+    unsafe {
+        if list.is_null() || (*list).length != 2 {
+            return false;
+        }
+        let [first, second] = [0, 1].map(|n| (*(*list).elements.add(n)).oid_value);
+        (first, second) == (one, other) || (first, second) == (other, one)
     }
 }
 
