@@ -3,6 +3,7 @@
 # PG_CONFIG   of the PostgreSQL to build for (default: Debian's PostgreSQL 15)
 # PREFIX      where `make install` puts the agent (default: /usr/local)
 # TEST        run only the server tests whose names contain this
+# SLAVE       with slaves of another major version: 13, 14, 16, 17 or 18
 # BENCH       run only this benchmark: capture_overhead, capture_instructions
 # ONLY        only the parts of it that these words name (an unknown word lists them)
 # ROUNDS      of each benchmark (default 5)
@@ -12,10 +13,11 @@ SHELL = /bin/sh
 PREFIX ?= /usr/local
 PG_CONFIG ?=
 TEST ?=
+SLAVE ?=
 BENCH ?=
 ONLY ?=
 RESULTS ?=
-export PG_CONFIG BENCH ONLY RESULTS
+export PG_CONFIG SLAVE BENCH ONLY RESULTS
 
 DEBIAN_PG_CONFIG = /usr/lib/postgresql/15/bin/pg_config
 TARGET_PG_CONFIG = $(or $(PG_CONFIG),$(DEBIAN_PG_CONFIG))

@@ -26,6 +26,11 @@ unset RUST_TEST_THREADS
 
 step "master, slaves and agent"
 scripts/build-for-servers.sh --features failpoints
+if [ -n "${SLAVE:-}" ]; then
+    SLAVE_BINDIR=$(scripts/other-postgres.sh "$SLAVE")
+    export SLAVE_BINDIR
+    "$SLAVE_BINDIR/postgres" --version
+fi
 # Tests mostly wait for servers: more of them at once than there are processors.
 PYREPLICA_AGENT=${CARGO_TARGET_DIR:-$PWD/target}/release/replica_agent \
     cargo test -p pyreplica_tests --test it -- --test-threads="${TEST_THREADS:-4}" "$@"

@@ -41,7 +41,7 @@ fn setup() -> Trio {
     trio
 }
 
-/// What a table is, without what is ours.
+/// What a table is, without what is ours. (From PostgreSQL 18 on, attnotnull has a constraint as well.)
 const SHAPE: &str = "
     select 'column', attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated
       from pg_attribute where attnum > 0 and attrelid in (select oid from pg_class where relnamespace in
@@ -51,7 +51,7 @@ const SHAPE: &str = "
      where indrelid::regclass::text !~ 'pg_|pyreplica|other'
     union all
     select 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated, '', '' from pg_constraint
-     where conrelid::regclass::text !~ 'pg_|pyreplica|other' and conname <> 'refers_id_fkey'
+     where conrelid::regclass::text !~ 'pg_|pyreplica|other' and conname <> 'refers_id_fkey' and contype <> 'n'
     union all
     select 'trigger', tgrelid::regclass::text, tgname, '', true, '', '' from pg_trigger
      where not tgisinternal and tgname !~ 'pyreplica'

@@ -1,6 +1,6 @@
 //! A throw-away PostgreSQL server: initdb, start, stop, crash, its log.
 //!
-//! In: the binaries that PG_CONFIG names, settings. Out: a server on a unix socket and a loopback port.
+//! In: the binaries that PG_CONFIG names, or SLAVE_BINDIR for slaves; settings. Out: a server on a unix socket and a loopback port.
 //! It runs as the user PYREPLICA_RUN_AS (default postgres) when we are root, because it refuses root; otherwise as
 //! ourselves. Unix sockets are trusted; TCP asks for a password. Dropped, or left by a process that died (see
 //! `keeper`), it stops at once and its files are removed.
@@ -196,6 +196,15 @@ impl Cluster {
         command
     }
 
+    /// Where the programs of this server are. Slaves may be of another major version than the masters.
+    fn bindir(&self) -> PathBuf {
+        let other = std::env::var_os("SLAVE_BINDIR").filter(|dir| !dir.is_empty());
+        match other {
+            Some(dir) if self.name.starts_with("slave") => dir.into(),
+            _ => bindir().to_owned(),
+        }
+    }
+
     fn end(&self, signal: &str) {
         let Some(mut child) = self.server.lock().expect("server").take() else { return };
         send_signal(child.id(), signal);
@@ -217,7 +226,7 @@ impl Cluster {
             None => Vec::new(),
         };
         words.extend(wrapper.iter().map(OsString::from));
-        words.push(bindir().join(program).into());
+        words.push(self.bindir().join(program).into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         // The environment of whoever runs the tests must not reach into the server.
