@@ -5,7 +5,7 @@
 //! PostgreSQL reads a WHEN clause from its stored text in every statement, which takes a third of an INSERT of one row
 //! and half an UPDATE, for each trigger. A condition is kept only if it calls nothing but functions in C, of which none is
 //! volatile: then it cannot come to itself again while it is evaluated. (What a simple function in SQL says is then part of
-//! it.) It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user may call.
+//! it.) And only if no step of it remembers anything of the statement that came to it first, as one with the whole row does. It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user may call.
 //! All others are read by PostgreSQL as if this file were not there.
 
 use std::cell::{Cell, RefCell};
@@ -204,7 +204,7 @@ unsafe fn keep(table: &ResultRelInfo) {
         for (index, trigger) in triggers(table).iter().enumerate().filter(|(_, t)| is_ours(t)) {
             let terms: *mut pg_sys::Expr = pg_sys::make_ands_implicit(tree(trigger).cast()).cast();
             let terms: *mut Node = pg_sys::expression_planner(terms).cast();
-            if pg_sys::contain_volatile_functions(terms) || calls_others(terms, ptr::null_mut()) {
+            if pg_sys::contain_volatile_functions(terms) || cannot_be_kept(terms, ptr::null_mut()) {
                 continue;
             }
             let whole = pg_sys::ExecInitQual(terms.cast(), ptr::null_mut());
@@ -234,12 +234,13 @@ unsafe fn tree(trigger: &Trigger) -> *mut Node {
     }
 }
 
-/// Whether an expression calls what is not written in C, or has a domain to check.
+/// Whether an expression is, or has in it, what may not be evaluated beyond its statement, or calls what is not written
+/// in C.
 ///
 /// # Safety
 /// Called with a node of an expression.
 #[pg_guard]
-unsafe extern "C-unwind" fn calls_others(node: *mut Node, context: *mut c_void) -> bool {
+unsafe extern "C-unwind" fn cannot_be_kept(node: *mut Node, context: *mut c_void) -> bool {
     #[pg_guard]
     unsafe extern "C-unwind" fn is_other(function: Oid, _context: *mut c_void) -> bool {
         // SAFETY: a row of pg_proc begins with its fixed columns.
@@ -256,12 +257,35 @@ unsafe extern "C-unwind" fn calls_others(node: *mut Node, context: *mut c_void) 
             language != INTERNAL && language != C
         }
     }
-    // SAFETY: node tags tell the types; PostgreSQL calls walkers with a node and the context.
+    // SAFETY: PostgreSQL calls walkers with a node and the context.
     unsafe {
         !node.is_null()
-            && ((*node).type_ == pg_sys::NodeTag::T_CoerceToDomain
+            && (!is_of_no_statement(node)
                 || pg_sys::check_functions_in_node(node, Some(is_other), context)
-                || raw::expression_tree_walker(node, calls_others, context))
+                || raw::expression_tree_walker(node, cannot_be_kept, context))
+    }
+}
+
+/// Whether all that evaluation remembers of a node is where it was compiled (execExprInterp.c: not in the memory of the
+/// query), and says the same in every statement. Of a row as a whole neither is true.
+///
+/// # Safety
+/// `node` is of an expression.
+unsafe fn is_of_no_statement(node: *mut Node) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: a node's tag tells its type.
+    unsafe {
+        match (*node).type_ {
+            T_Var => (*node.cast::<pg_sys::Var>()).varattno != 0,
+            // With a hash function it is a table in the memory of the query.
+            T_ScalarArrayOpExpr => {
+                (*node.cast::<pg_sys::ScalarArrayOpExpr>()).hashfuncid == pg_sys::InvalidOid
+            }
+            T_List | T_Const | T_FuncExpr | T_OpExpr | T_DistinctExpr | T_NullIfExpr | T_BoolExpr
+            | T_NullTest | T_BooleanTest | T_RelabelType | T_CoerceViaIO | T_CaseExpr | T_CaseWhen
+            | T_CaseTestExpr | T_CoalesceExpr | T_ArrayExpr | T_SubscriptingRef | T_SQLValueFunction => true,
+            _ => false,
+        }
     }
 }
 

@@ -105,6 +105,20 @@ pub mod tests {
         );
     }
 
+    /// PostgreSQL keeps what it knows of a whole row in the memory of a statement.
+    #[pg_test]
+    fn a_condition_on_the_whole_row_lives_as_long_as_its_statement() {
+        captured(REGIONS, "row_filter => 'new is distinct from old'");
+        let log = log_of(
+            "insert into t values (1, 'EU', 0);
+             do $$ begin for i in 1..20 loop
+                 update t set n = i; update t set n = i;
+                 perform max(repeat(md5(g::text), 3)) from generate_series(1, 2000) g;
+             end loop; end $$",
+        );
+        assert_eq!((log.len(), log[20].as_str()), (21, "UPDATE public.t SET n = 20 WHERE id = 1"));
+    }
+
     #[pg_test]
     fn conditions_that_are_kept_follow_functions_and_users() {
         Spi::run(
