@@ -290,17 +290,21 @@ create view pyreplica.captured_part as
                    and w.words[1] = 'options') o on true
      where t.row_triggers > 0;
 
--- Triggers for TRUNCATE that were left without one for rows, by a partition that was detached for example.
+-- Triggers for TRUNCATE that were left without one for rows, by a partition, perhaps with partitions of its own, that was
+-- detached for example. While a dump is restored it may be the partitions that have theirs first, and the root none yet.
 create function pyreplica.drop_orphans() returns void
     language plpgsql set search_path = pg_catalog, pg_temp set pyreplica.drops_triggers = on as $$
 declare
+    log_change constant oid := 'pyreplica.log_change'::regproc;
+    log_truncate constant oid := 'pyreplica.log_truncate'::regproc;
     orphan record;
 begin
     for orphan in
-        select tgname, tgrelid::regclass as relation from pg_trigger g
-        where g.tgfoid = 'pyreplica.log_truncate'::regproc
-          and not exists (select from pg_trigger c where c.tgrelid = g.tgrelid
-                                                     and c.tgfoid = 'pyreplica.log_change'::regproc)
+        select tgname, tgrelid::regclass as relation
+          from pg_trigger g, coalesce(pg_partition_root(g.tgrelid), g.tgrelid) root
+         where g.tgfoid = log_truncate
+           and not exists (select from pg_trigger c where c.tgrelid = g.tgrelid and c.tgfoid = log_change)
+           and exists (select from pg_trigger r where r.tgrelid = root and r.tgfoid = log_truncate)
     loop
         execute format('drop trigger %I on %s', orphan.tgname, orphan.relation);
     end loop;

@@ -1,5 +1,7 @@
 //! Partitioned tables and inheritance.
 
+use pyreplica_tests::cluster::run;
+use pyreplica_tests::db::Db;
 use pyreplica_tests::trio::{Setup, Trio};
 
 use crate::filters::restored;
@@ -87,6 +89,36 @@ fn who_attaches_a_filled_partition_is_warned() {
     trio.catch_up();
     trio.agent.run(&["copy", "--slave", "slave1", "--table", "public.p"]).expect_code(0);
     trio.catch_up_and_compare();
+}
+
+/// Several jobs at the same time: the trigger for TRUNCATE of a partition may be there before all others.
+#[test]
+fn a_dump_with_partitions_is_restored_by_jobs() {
+    let trio = Setup::new(PARTITIONED).slaves(1).build();
+    let Db { server, name, .. } = &trio.master;
+    let copy = server.create_db(&format!("{name}_jobs"), "");
+    let dump = server.data().with_file_name(&copy.name);
+    run(server.client_program("pg_dump", name).args(["-Fd", "-f"]).arg(&dump));
+    run(server
+        .client_program("pg_restore", name)
+        .args(["--exit-on-error", "-j2", "-d", &copy.name])
+        .arg(&dump));
+    let triggers = "select tgrelid::regclass, tgname from pg_trigger order by 1, 2";
+    assert_eq!(copy.rows(triggers), trio.master.rows(triggers));
+}
+
+#[test]
+fn a_detached_partition_leaves_its_triggers_behind_and_so_do_its_own() {
+    let trio = Setup::new(
+        "create table p (id int, day date, primary key (id, day)) partition by range (day);
+         create table p_2020 partition of p for values from ('2020-01-01') to ('2021-01-01') partition by range (id);
+         create table p_2020_0 partition of p_2020 for values from (0) to (100)",
+    )
+    .slaves(1)
+    .build();
+    trio.master.run("alter table p detach partition p_2020");
+    let left = "select tgname, tgrelid::regclass from pg_trigger where tgrelid::regclass::text ~ '^p_2020'";
+    assert_eq!(trio.master.rows(left), Vec::<String>::new());
 }
 
 #[test]
