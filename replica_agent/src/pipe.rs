@@ -20,7 +20,11 @@ use postgres::types::{ToSql, Type};
 use postgres::{Error, NoTls, Row, SimpleQueryMessage, Statement};
 use postgres_openssl::MakeTlsConnector;
 use tokio::runtime::{self, Runtime};
+use tokio::task::yield_now;
 use tokio_postgres::{AsyncMessage, CopyInSink, ToStatement};
+
+#[cfg(test)]
+mod tests;
 
 /// Reads and writes the socket; gives what the server says unasked.
 type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
@@ -219,6 +223,10 @@ impl Pipe {
     /// Sends and takes in as much as goes without waiting.
     pub fn turn(&mut self) {
         self.until(|_| true);
+        // The wire learns what has arrived when the runtime looks at the socket, which it does when we let it.
+        self.runtime.block_on(yield_now());
+        // Nobody waits for it any more: what is sent next need not wake anybody.
+        self.line.turn(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Waits until all that was sent up to the mark has been answered, or something has failed: tells the first that
