@@ -40,6 +40,10 @@ use crate::wake::Stop;
 /// What the windows that are kept may take together.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 const KEPT_COUNT: usize = 64;
+/// Batches that a slave nearby has before it. A batch costs it about the same however many transactions are joined in
+/// it: while it is busy with these, what comes gathers. One farther away has one more for each such part of the way.
+const BATCHES_AHEAD: u128 = 2;
+const PART_OF_THE_WAY: Duration = Duration::from_micros(500);
 /// Waiting for a lock in the stream would keep what is behind it waiting too, unseen: step by step it waits as long as it
 /// takes.
 const LOCK_TIMEOUT: &str = "1s";
@@ -81,9 +85,11 @@ pub struct Committed {
 }
 
 impl Stream {
-    fn is_full(&self) -> bool {
+    fn is_full(&self, round_trip: Duration) -> bool {
+        let ahead = BATCHES_AHEAD + round_trip.as_micros() / PART_OF_THE_WAY.as_micros();
+        let batches = self.kept.iter().filter(|kept| kept.ended).count();
         let bytes: usize = self.kept.iter().map(|kept| kept.window.bytes()).sum();
-        self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > KEPT_BYTES)
+        batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > KEPT_BYTES)
     }
 }
 
@@ -117,11 +123,12 @@ impl SlaveSession {
         }
         self.client.turn();
         failpoint::hit("commit.sent");
-        while applied == Applied::Done && self.stream.is_full() {
+        let round_trip = self.client.round_trip();
+        while applied == Applied::Done && self.stream.is_full(round_trip) {
             let answered = self.client.answered();
             let next = self.stream.kept.iter().map(|kept| kept.committed).find(|&mark| mark > answered);
             applied = self.settle_to(next.unwrap_or(answered), stop)?;
-            if next.is_none() && self.stream.is_full() {
+            if next.is_none() && self.stream.is_full(round_trip) {
                 // All that is kept is of the batch at hand, and applied.
                 let kept = self.stream.kept.pop_front();
                 kept.iter().for_each(|kept| self.stages.add(&kept.stages));
