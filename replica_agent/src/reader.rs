@@ -49,6 +49,8 @@ mod stream;
 /// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
 /// bytes, so their number follows what the batch before could take.
 const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
+/// As many as a reader in step looks for, whatever they take together.
+const FEW_TRANSACTIONS: i64 = 100;
 
 /// Of whom a change is.
 #[derive(Debug)]
@@ -114,6 +116,8 @@ pub struct Limits {
 pub struct Reader {
     client: Pipe,
     log: Statement,
+    /// The same where nothing comes late.
+    on: Statement,
     chunks: Statement,
     skip: Statement,
     confirm: Statement,
@@ -124,6 +128,10 @@ pub struct Reader {
     /// A NOTIFY came since the last read.
     notified: bool,
     settling: Settling,
+    /// Up to this rank nothing comes late after that snapshot, or one that includes it.
+    still: (Rank, Snapshot),
+    /// The last read has left something.
+    more: bool,
     agent: String,
     slaves: Vec<String>,
     limits: Limits,
@@ -148,6 +156,8 @@ struct Next {
     dozed: Duration,
     /// Before its snapshot was taken.
     settled: Rank,
+    /// The same of transactions of any kind.
+    still: Rank,
     snapshot: Snapshot,
     heads: Vec<Head>,
 }
@@ -175,6 +185,7 @@ impl Reader {
         plan_by_index(&mut client)?;
         Ok(Reader {
             log: client.prepare(include_str!("sql/read_log.sql")).map_err(failed)?,
+            on: client.prepare(include_str!("sql/read_on.sql")).map_err(failed)?,
             chunks: client.prepare(include_str!("sql/read_chunks.sql")).map_err(failed)?,
             skip: client.prepare(include_str!("sql/skip_large.sql")).map_err(failed)?,
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
@@ -184,6 +195,8 @@ impl Reader {
             large: Arc::new(log),
             notified: false,
             settling: Settling::default(),
+            still: (0, Snapshot::empty()),
+            more: true,
             client,
             agent: agent.to_owned(),
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
@@ -210,9 +223,17 @@ impl Reader {
         doze: Option<Duration>,
         hand_on: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<Found> {
-        let Next { dozed, settled, snapshot, heads } = self.query_log(position, target, doze)?;
+        let few = target.is_none() && self.is_still(position);
+        let Next { dozed, settled, still, snapshot, heads } = self.query_log(position, target, doze, few)?;
+        if target.is_none() {
+            // Where nothing was found nothing has been committed in between.
+            let since = if heads.is_empty() { &position.snapshot } else { &snapshot };
+            self.still = (still, since.clone());
+        }
         position.snapshot = snapshot;
-        let (heads, more) = cut(heads, position.rank, self.limits, self.transactions_max);
+        let asked = if few { FEW_TRANSACTIONS } else { self.transactions_max };
+        let (heads, more) = cut(heads, position.rank, self.limits, asked);
+        self.more = more;
         if more {
             self.transactions_max =
                 (2 * heads.len() as i64).clamp(*TRANSACTIONS.start(), *TRANSACTIONS.end());
@@ -282,15 +303,17 @@ impl Reader {
         position: &Position,
         target: Option<&Target>,
         doze: Option<Duration>,
+        few: bool,
     ) -> Result<Next> {
         // Who was notified finds something, and so has woken: both are said at once with the reading.
         let woken = self.armed && std::mem::take(&mut self.notified);
-        let (state, rows) = self.query_next(position, target, doze, woken)?;
+        let (state, rows) = self.query_next(position, target, doze, few, woken)?;
         let mut dozed = Duration::ZERO;
         if let Some((state, since)) = state {
             self.settling.look(state.get(0))?;
             dozed = since;
         }
+        let still = self.settling.rank_of_all();
         // What was settled before the snapshot was taken; a target's may be older than that.
         let settled = if target.is_some() { position.settled } else { self.settling.rank() };
         let (first, rows) = rows
@@ -308,7 +331,7 @@ impl Reader {
             }
         }
         let heads = rows.iter().map(head).collect::<Result<_>>()?;
-        Ok(Next { dozed, settled, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
+        Ok(Next { dozed, settled, still, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
     }
 
     fn query_next(
@@ -316,9 +339,15 @@ impl Reader {
         position: &Position,
         target: Option<&Target>,
         doze: Option<Duration>,
+        few: bool,
         woken: bool,
     ) -> Result<Awaited> {
         let sequences = self.sequences.wanted.then_some(self.sequences.all);
+        if few {
+            let Reader { agent, slaves, .. } = self;
+            let params: Params = &[&position.rank, &FEW_TRANSACTIONS, agent, slaves, &woken, &sequences];
+            return self.client.query_after(&self.doze, doze, &self.on, params).map_err(read_failed);
+        }
         let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
         let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
         let params: Params = &[
@@ -336,6 +365,12 @@ impl Reader {
             &sequences,
         ];
         self.client.query_after(&self.doze, doze, &self.log, params).map_err(read_failed)
+    }
+
+    /// In step, and nothing comes late: all with a rank up to the position's had ended before its snapshot was taken.
+    fn is_still(&self, position: &Position) -> bool {
+        let (rank, snapshot) = &self.still;
+        !self.more && position.rank <= *rank && position.snapshot.includes(snapshot)
     }
 
     /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot

@@ -1,4 +1,4 @@
-//! Up to which rank no transaction of a single chunk comes late.
+//! Up to which rank no transaction of a single chunk comes late; and up to which none does.
 //!
 //! In: the state of the log as `pyreplica.arm` tells it, each time before a snapshot is taken. Out: a rank. Pure.
 //!
@@ -10,7 +10,8 @@
 //! `arm` reads the last id X first, then who holds that lock and has no chunk yet. Who is not among these writers and
 //! drew an id up to X has ended. A writer that an earlier look, with last id X0, did not find draws its id after that
 //! look: it is larger than X0. So up to the smallest of X and those bounds everything has ended.
-//! Those who have a chunk already, bulk loads and prepared transactions, do not count: they end with several.
+//! Those who have a chunk already, bulk loads and prepared transactions, do not count: they end with several. Where there
+//! are none of them, transactions of any kind have ended up to that rank.
 
 use std::collections::HashMap;
 
@@ -22,6 +23,8 @@ pub struct Settling {
     last_id: Rank,
     /// Writers of the last look; each draws, or drew, an id larger than this.
     writers: HashMap<String, Rank>,
+    /// The last look found others.
+    others: bool,
 }
 
 /// Ends the name of a writer that has a chunk already.
@@ -33,9 +36,13 @@ impl Settling {
         let malformed = || Error::new(Kind::Log, format!("malformed state of the log \"{state}\""));
         let (id, writers) = state.split_once(':').ok_or_else(malformed)?;
         let last_id = id.parse().map_err(|_| malformed())?;
-        let single = writers.split(',').filter(|writer| !writer.is_empty() && !writer.ends_with(HAS_CHUNKS));
+        let (others, single): (Vec<&str>, Vec<&str>) = writers
+            .split(',')
+            .filter(|writer| !writer.is_empty())
+            .partition(|writer| writer.ends_with(HAS_CHUNKS));
         let bound = |writer: &str| self.writers.get(writer).copied().unwrap_or(self.last_id);
-        self.writers = single.map(|writer| (writer.to_owned(), bound(writer))).collect();
+        self.writers = single.into_iter().map(|writer| (writer.to_owned(), bound(writer))).collect();
+        self.others = !others.is_empty();
         self.last_id = last_id;
         Ok(())
     }
@@ -44,17 +51,29 @@ impl Settling {
     pub fn rank(&self) -> Rank {
         self.writers.values().copied().fold(self.last_id, Rank::min)
     }
+
+    /// Every transaction with a rank up to this had ended at the last look.
+    pub fn rank_of_all(&self) -> Rank {
+        if self.others {
+            0
+        } else {
+            self.rank()
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// States of the log one after the other, each with the rank of those of a single chunk.
     fn check(states: &[(&str, Rank)]) {
         let mut settling = Settling::default();
         for (state, expected) in states {
             settling.look(state).unwrap();
             assert_eq!(settling.rank(), *expected, "{state}");
+            let of_all = if state.contains('+') { 0 } else { *expected };
+            assert_eq!(settling.rank_of_all(), of_all, "{state}");
         }
     }
 
