@@ -325,9 +325,8 @@ impl Capture {
             self.current = None;
             self.role = None;
         } else {
-            for oid in &stale {
-                self.relations.remove(oid);
-            }
+            self.relations
+                .retain(|oid, captured| !stale.contains(oid) && !stale.contains(&captured.description.named));
             self.log = self.log.filter(|log| !stale.iter().any(|&oid| log.mentions(oid)));
         }
         self.last = None;

@@ -13,7 +13,8 @@ use crate::{encode, error};
 /// A captured table as the log describes it.
 pub struct Description {
     pub oid: u32,
-    /// Of the table that was added: for a partition, those of its root.
+    /// The table that was added: for a partition, its root. It has the name.
+    pub named: Oid,
     pub schema: Vec<u8>,
     pub name: Vec<u8>,
     pub columns: Vec<Column>,
@@ -154,6 +155,7 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) ->
         );
         let mut description = Description {
             oid: (*relation).rd_id.to_u32(),
+            named,
             schema: c_string(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(named))),
             name: c_string(pg_sys::get_rel_name(named)),
             columns: Vec::new(),

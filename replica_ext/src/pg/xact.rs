@@ -38,8 +38,13 @@ pub fn register() {
         pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(at_invalidation), pg_sys::Datum::null());
-        let roles = pg_sys::SysCacheIdentifier::AUTHOID as i32;
-        pg_sys::CacheRegisterSyscacheCallback(roles, Some(at_change_of_role), pg_sys::Datum::null());
+        for names in [pg_sys::SysCacheIdentifier::AUTHOID, pg_sys::SysCacheIdentifier::NAMESPACEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(
+                names as i32,
+                Some(at_change_of_name),
+                pg_sys::Datum::null(),
+            );
+        }
     }
 }
 
@@ -110,9 +115,10 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
     when::forget(relation);
 }
 
-/// Names of roles are cached as well; they change seldom.
+/// Names of roles and schemas are cached as well; they change seldom. That of a schema is part of what is known of its
+/// tables, which are not told.
 #[pg_guard]
-unsafe extern "C-unwind" fn at_change_of_role(arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+unsafe extern "C-unwind" fn at_change_of_name(arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
     // SAFETY: it uses no argument but the oid.
     unsafe { at_invalidation(arg, pg_sys::InvalidOid) }
 }

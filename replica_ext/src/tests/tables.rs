@@ -44,6 +44,54 @@ pub mod tests {
     }
 
     #[pg_test]
+    fn the_name_is_that_of_the_moment() {
+        Spi::run(
+            "create schema blue; create schema green;
+             create table p (id int primary key) partition by range (id);
+             create table p1 partition of p for values from (0) to (10); select pyreplica.add_table('p')",
+        )
+        .expect("tables");
+        captured("blue.t", "id int primary key");
+        captured("green.t", "id int primary key");
+        let log = log_of(
+            "insert into blue.t values (1); insert into p values (1);
+             alter schema blue rename to passing; alter schema green rename to blue;
+             alter schema passing rename to green; alter table p rename to q;
+             insert into green.t values (2); insert into p1 values (2)",
+        );
+        let insert = |table, id| format!("INSERT INTO {table} (id) VALUES ({id})");
+        let expected = [("blue.t", 1), ("public.p", 1), ("green.t", 2), ("public.q", 2)];
+        assert_eq!(log, expected.map(|(table, id)| insert(table, id)));
+    }
+
+    const PARTITIONED: &str = "create table p (id int primary key) partition by range (id);
+        create unlogged table p1 (id int primary key); create table p2 partition of p for values from (10) to (20)";
+
+    #[pg_test(error = "partition public.p1 of table public.p is unlogged")]
+    fn a_table_with_an_unlogged_partition_is_refused() {
+        Spi::run(PARTITIONED).expect("tables");
+        Spi::run(
+            "alter table p attach partition p1 for values from (0) to (10); select pyreplica.add_table('p')",
+        )
+        .expect("a refusal");
+    }
+
+    #[pg_test(error = "table public.p1 is replicated and cannot be unlogged")]
+    fn an_unlogged_partition_cannot_be_attached_later() {
+        Spi::run(PARTITIONED).expect("tables");
+        Spi::run(
+            "select pyreplica.add_table('p'); alter table p attach partition p1 for values from (0) to (10)",
+        )
+        .expect("a refusal");
+    }
+
+    #[pg_test(error = "table public.t is replicated and cannot be unlogged")]
+    fn a_captured_table_stays_logged() {
+        captured("t", "id int primary key");
+        Spi::run("alter table t set unlogged").expect("a refusal");
+    }
+
+    #[pg_test]
     fn a_table_dropped_by_the_transaction_that_wrote_it_is_logged_all_the_same() {
         captured("t", "id int primary key");
         assert_eq!(log_of("insert into t values (1); drop table t").len(), 1);
