@@ -9,6 +9,13 @@ create function pyreplica.log_truncate() returns trigger
     language c as 'MODULE_PATHNAME', 'pyreplica_log_truncate';
 comment on function pyreplica.log_truncate() is 'statement trigger: logs a TRUNCATE; attached by pyreplica.add_table';
 
+-- The table, or a partition of it, that a crash empties; NULL if there is none.
+create function pyreplica.unlogged_part(rel regclass) returns regclass
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+    select c.oid from (select rel::oid union select relid from pg_partition_tree(rel)) p(oid) join pg_class c using (oid)
+     where c.relpersistence = 'u' limit 1
+$$;
+
 -- Why a table cannot be replicated, as (sqlstate, message, hint); no row when it can.
 create function pyreplica.objection(rel regclass, out state text, out message text, out hint text) returns setof record
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -37,6 +44,9 @@ begin
         hint := 'Temporary tables are never replicated.';
     elsif c.relpersistence = 'u' then
         state := '42809'; message := format('%s is an unlogged table', rel);
+        hint := 'A crash of the master would empty it and not the slaves. Use ALTER TABLE ... SET LOGGED first.';
+    elsif pyreplica.unlogged_part(rel) is not null then
+        state := '42809'; message := format('partition %s of table %s is unlogged', pyreplica.unlogged_part(rel), rel);
         hint := 'A crash of the master would empty it and not the slaves. Use ALTER TABLE ... SET LOGGED first.';
     elsif not exists (select from pg_index where indrelid = rel and indisprimary) then
         state := '42P16'; message := format('table %s has no primary key', rel);
@@ -318,10 +328,19 @@ create function pyreplica.follow_ddl() returns event_trigger
 declare
     late record;
     filled boolean;
+    lost regclass;
 begin
     -- Temporary tables are made often, and never captured.
     if not exists (select from pg_event_trigger_ddl_commands() where schema_name is distinct from 'pg_temp') then
         return;
+    end if;
+    select u.part into lost
+      from pg_event_trigger_ddl_commands() d, pyreplica.unlogged_part(d.objid) u(part)
+     where d.classid = 'pg_class'::regclass
+       and exists (select from pg_trigger where tgrelid = u.part and tgfoid = 'pyreplica.log_change'::regproc);
+    if found then
+        raise exception using errcode = '42809', message = format('table %s is replicated and cannot be unlogged', lost),
+            hint = 'A crash of the master would empty it and not the slaves.';
     end if;
     perform pyreplica.keep_first();
     -- Partitions that are older than the trigger for TRUNCATE above them get theirs by whoever makes that: add_table,
@@ -367,7 +386,9 @@ create function pyreplica.add_all_tables(schema name, out relation regclass, out
 declare
     no record;
 begin
-    if not exists (select from pg_namespace where nspname = schema) then
+    if schema is null then
+        raise exception using errcode = '22004', message = 'schema must not be null', hint = 'Name the schema whose tables are to be added.';
+    elsif not exists (select from pg_namespace where nspname = schema) then
         raise exception using errcode = '3F000', message = format('schema %I does not exist', schema);
     end if;
     -- A partition comes with its root; tables of extensions are left to the extension.

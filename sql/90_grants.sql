@@ -9,7 +9,7 @@ revoke all on all tables in schema pyreplica from public;
 grant usage on schema pyreplica to public;
 grant execute on function
     pyreplica.add_table(regclass, name[], text, text[], boolean), pyreplica.remove_table(regclass),
-    pyreplica.add_all_tables(name), pyreplica.objection(regclass),
+    pyreplica.add_all_tables(name), pyreplica.objection(regclass), pyreplica.unlogged_part(regclass),
     pyreplica.filter_text(pg_node_tree, text, oid, text), pyreplica.trigger_words(bytea), pyreplica.is_options(bytea),
     pyreplica.ready(),
     pyreplica.copy_condition(regclass),
