@@ -27,7 +27,8 @@ create function pyreplica.renew_node() returns text
 $$;
 comment on function pyreplica.renew_node() is 'makes a physical copy of a node another node';
 
--- Where the node forwards our triggers fire for replicas too (ENABLE ALWAYS), and only there. What is disabled stays so.
+-- Where the node forwards our triggers fire for replicas too (ENABLE ALWAYS), and only there. None is disabled, or changes
+-- would be missing on the slaves and nothing would say so: DISABLE TRIGGER ALL, as before a load, is not about ours.
 create function pyreplica.keep_firing() returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -35,11 +36,15 @@ declare
     wrong record;
 begin
     for wrong in
-        select tgname, tgrelid::regclass as relation from pg_trigger
+        select tgname, tgrelid::regclass as relation, tgenabled in ('D', 'R') and tgparentid = 0 as disabled from pg_trigger
          where tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
-           and tgenabled = case when wanted then 'O' else 'A' end
+           and tgenabled <> case when wanted then 'A' else 'O' end and not pyreplica.is_options(tgargs)
          order by tgparentid
     loop
+        if wrong.disabled then
+            raise warning using message = format('trigger %I of table %s stays enabled', wrong.tgname, wrong.relation),
+                detail = 'The table is replicated.', hint = 'To stop that use pyreplica.remove_table.';
+        end if;
         execute format('alter table %s %s trigger %I', wrong.relation,
                        case when wanted then 'enable always' else 'enable' end, wrong.tgname);
     end loop;

@@ -95,6 +95,17 @@ fn a_table_dropped_in_the_transaction_that_wrote_it_does_no_harm() {
     trio.catch_up_and_compare();
 }
 
+/// As pg_restore --disable-triggers does.
+#[test]
+fn what_is_loaded_without_triggers_is_captured_all_the_same() {
+    let mut trio = Trio::start(TABLE);
+    trio.master.run("alter table t disable trigger all");
+    trio.master.run("insert into t values (1)");
+    trio.master.run("alter table t enable trigger all");
+    trio.master.run("truncate t; insert into t values (2)");
+    trio.catch_up_and_compare();
+}
+
 #[test]
 fn temporary_tables_are_never_captured() {
     let trio = Setup::new(TABLE).build();
