@@ -8,7 +8,7 @@ create function pyreplica.keep_triggers() returns event_trigger
 declare
     lost record;
 begin
-    -- Set by our own functions that drop them.
+    -- Set by our own functions that drop them, and by who restores a dump over the tables, which drops the triggers first.
     if current_setting('pyreplica.drops_triggers', true) = 'on' then
         return;
     end if;
@@ -22,7 +22,7 @@ begin
     loop
         raise exception using errcode = '2BP01',
             message = format('table %s is replicated, and this would drop its trigger %I', lost.relation, lost.name),
-            hint = 'Remove the table with pyreplica.remove_table first, and add it again afterwards.';
+            hint = 'Remove the table with pyreplica.remove_table first, and add it again afterwards. To restore a dump over it set pyreplica.drops_triggers = on.';
     end loop;
 end $$;
 

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use pyreplica_tests::cluster::run;
 use pyreplica_tests::db::Db;
 use pyreplica_tests::doc;
 use pyreplica_tests::random::{seeds, Random};
@@ -218,6 +219,30 @@ fn a_dump_of_the_master_keeps_the_filter() {
         restored.rows("select sql from pyreplica.replica_log"),
         ["INSERT INTO public.t (id, n) VALUES (1, 1)", "DELETE FROM public.t WHERE id = 1"]
     );
+}
+
+/// It begins with dropping the triggers, and ends with making them anew.
+#[test]
+fn a_dump_is_restored_over_captured_tables_by_who_says_so() {
+    let trio = built(PEOPLE, "row_filter => 'id > 0'");
+    let master = &trio.master;
+    let file = trio.agent.dir().join("dump");
+    run(master.server.client_program("pg_dump", &master.name).arg("-Fc").arg("-f").arg(&file));
+    let restore = |options: &str| {
+        let mut restore = master.server.client_program("pg_restore", &master.name);
+        restore.args(["--clean", "--if-exists", "--single-transaction", "-d", &master.name]).arg(&file);
+        restore.env("PGOPTIONS", options).output().expect("pg_restore runs")
+    };
+    let part = "select relation, row_filter, enabled from pyreplica.replicated_table";
+    let before = master.rows(part);
+    let refused = String::from_utf8(restore("").stderr).expect("text");
+    assert!(refused.contains("is replicated, and this would drop"), "{refused}");
+    assert!(refused.contains("set pyreplica.drops_triggers = on"), "{refused}");
+    let restored = restore("-c pyreplica.drops_triggers=on");
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert_eq!(master.rows(part), before);
+    master.run("insert into t values (1, 'EU', 'a', 1)");
+    assert_eq!(master.value("select count(*) from pyreplica.replica_log"), "1");
 }
 
 /// A step of a random history.
