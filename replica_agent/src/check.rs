@@ -119,6 +119,7 @@ pub(crate) struct MasterFacts {
 /// Which database of which server a session is in.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    pub system_identifier: String,
     /// That of a physical copy is another.
     pub identity: String,
     pub database: String,
@@ -134,12 +135,13 @@ impl Server {
             .query_one(include_str!("sql/server.sql"), &[])
             .map_err(|e| Error::from_pg(format!("could not ask {what} what it is"), e))?;
         Ok(Server {
-            identity: row.get(0),
-            database: row.get(1),
-            encoding: row.get(2),
-            in_recovery: row.get(3),
-            max_prepared: row.get(4),
-            user: row.get(5),
+            system_identifier: row.get(0),
+            identity: row.get(1),
+            database: row.get(2),
+            encoding: row.get(3),
+            in_recovery: row.get(4),
+            max_prepared: row.get(5),
+            user: row.get(6),
         })
     }
 }

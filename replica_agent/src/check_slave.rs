@@ -14,6 +14,7 @@ use crate::mapping::Rule;
 use crate::quote;
 use crate::session::replication_role_grant;
 use crate::shape::{shapes, Shape};
+use crate::twice;
 
 /// What the applier needs on a table.
 const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"];
@@ -87,6 +88,11 @@ pub(crate) fn check(
     // As the master calls them, and as they are to be found here.
     let wanted = mapping.wanted(facts.tables.clone());
     let tables: Vec<CapturedTable> = wanted.iter().map(|table| mapping.on_slave(table)).collect();
+    if is_on_record(client).map_err(failed)? {
+        let system_identifier = &facts.server.system_identifier;
+        twice::refuse(client, config.agent_name(), &slave.name, system_identifier, &wanted)
+            .unwrap_or_else(|e| report.failed(&e));
+    }
     let shapes = shapes(client, &at, &tables, RIGHTS)?;
     let mut to_make = Vec::new();
     for (on_master, table) in wanted.iter().zip(&tables) {
@@ -303,6 +309,14 @@ fn orphans(
         );
     }
     Ok(())
+}
+
+/// Can it be read which tables have been copied, and by whom?
+fn is_on_record(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
+    let readable = "select coalesce(bool_and(has_table_privilege(t, 'SELECT')), false)
+                      from unnest(array[to_regclass('pyreplica_agent.copied_table'), to_regclass('pyreplica_agent.position')]) t
+                     having count(t) = 2";
+    Ok(client.query_opt(readable, &[])?.is_some_and(|row| row.get(0)))
 }
 
 /// Triggers and rules that act on what is applied.

@@ -53,6 +53,7 @@ pub mod control;
 pub mod report;
 pub mod hub;
 pub mod feed;
+mod twice;
 pub mod member;
 pub mod follow;
 pub mod group;

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::feed::Context;
 use crate::position::{Position, Target};
 use crate::report::{Reporter, State};
+use crate::twice;
 pub use stream::Ended;
 
 /// A slave that has a position, with its session, while it is served.
@@ -30,6 +31,7 @@ pub struct Member {
 impl Member {
     /// Takes over a slave that has been recovered: finds its position, or takes the first one, and brings its tables.
     pub fn start(context: &Context, control: &mut Control, mut session: SlaveSession) -> Result<Self> {
+        refuse_twice(control, &mut session)?;
         let standing = session.standing()?;
         let resumes = standing.is_some();
         let position = match standing {
@@ -104,6 +106,14 @@ impl Member {
         }
         Ok(())
     }
+}
+
+fn refuse_twice(control: &mut Control, session: &mut SlaveSession) -> Result<()> {
+    let (master, captured) = (control.state()?.id.system_identifier, control.captured()?);
+    let name = session.name.clone();
+    let (client, tables) = session.parts()?;
+    let wanted = tables.mapping().wanted(captured);
+    twice::refuse(client, tables.agent(), &name, &master, &wanted)
 }
 
 fn resume(control: &mut Control, session: &mut SlaveSession, standing: Standing) -> Result<Position> {
