@@ -304,7 +304,10 @@ impl Keeper {
     /// The place of its slaves is free for others.
     fn forget(&self, job: &Job) {
         for slave in &job.slaves {
-            self.tellers.forget(&slave.name);
+            // One that starts again is still in its outage.
+            if !self.wanted.slaves.iter().any(|wanted| wanted.name == slave.name) {
+                self.tellers.forget(&slave.name);
+            }
             if let Some(common) = &self.common {
                 common.context.identities.forget(&slave.name);
             }

@@ -156,6 +156,30 @@ fn sighup_changes_who_is_told_and_disturbs_no_slave() {
 }
 
 #[test]
+fn an_outage_that_a_new_configuration_ends_is_mailed_too() {
+    let server = MailServer::start(Encryption::None);
+    let mut trio = with_mail(Setup::new(TABLE).slaves(1), &plain(&server));
+    let right = trio.config() + &plain(&server);
+    trio.agent.configure(&right.replace(&trio.slaves[0].name, "nowhere"));
+    trio.agent.start();
+    server.wait_for("error");
+    trio.agent.configure(&right);
+    trio.agent.reload();
+    server.wait_for("recovery");
+}
+
+/// As when a colleague has left.
+#[test]
+fn a_recipient_who_is_refused_keeps_the_mail_from_nobody() {
+    let server = MailServer::start(Encryption::None);
+    let section = plain(&server).replace("dba@", "nobody@");
+    let trio = started(with_mail(Setup::new(TABLE).slaves(1), &section));
+    assert_eq!(server.wait_for("started").to, ["ops@example.com"]);
+    trio.agent.wait_for_log("went to some only: nobody@example.com");
+    trio.agent.run(&["check", "--mail"]).expect_code(1).expect_text(&["nobody@example.com", "550"]);
+}
+
+#[test]
 fn a_mail_server_that_is_down_gets_the_mail_when_it_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -231,6 +255,7 @@ fn check_sends_a_test_mail_and_says_what_is_wrong() {
 
     let plain = MailServer::start(Encryption::None);
     check(&section(plain.port, "")).expect_code(1).expect_text(&["STARTTLS"]);
+    check(&section(tls.port, "")).expect_code(1).expect_text(&["no answer within", "first byte"]);
     check(&section(free_port(), "")).expect_code(1).expect_text(&["refused", "Is the mail server running"]);
     check("").expect_code(1).expect_text(&["no section [mail]"]);
 }

@@ -1,6 +1,6 @@
 //! A real mail server on a loopback port: it takes mail, over TLS if it is to, and keeps it for the test to look at.
 //!
-//! In: how it is to be. Out: the mails it took. It serves until the process ends.
+//! In: how it is to be. Out: the mails it took; none for `nobody@...`. It serves until the process ends.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -143,6 +143,9 @@ impl Handler for Taking {
     }
 
     fn rcpt(&mut self, to: &str) -> Response {
+        if to.starts_with("nobody@") {
+            return response::NO_MAILBOX;
+        }
         self.mail.to.push(to.to_owned());
         response::OK
     }

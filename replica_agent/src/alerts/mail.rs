@@ -3,14 +3,19 @@
 //! In: bundles and the settings of [mail]. Out: mail. The password and the CA file are read for each mail; neither is
 //! ever part of an error. A server that hangs costs one thread for a while, and nobody waits for it longer than `LIMIT`.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::Message;
+use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::response::Category;
 use lettre::{SmtpTransport, Transport};
 
 use super::bundle::{Bundle, Bundles};
@@ -46,7 +51,12 @@ impl Queue for Mails {
     }
 
     fn deliver(bundle: &Bundle, mail: &Mail) -> Result<()> {
-        send(mail, &subject(mail, bundle), &body(bundle))
+        let subject = subject(mail, bundle);
+        let refused = send(mail, &subject, &body(bundle))?;
+        if !refused.is_empty() {
+            log::warn!("mail \"{subject}\" went to some only: {}", refused.join("; "));
+        }
+        Ok(())
     }
 
     fn patience(mail: &Mail) -> Duration {
@@ -61,7 +71,14 @@ pub fn test(mail: &Mail, agent: &str) -> Result<()> {
         now(),
         signature(agent)
     );
-    send(mail, &format!("PyReplica {agent}: test"), &text)
+    let refused = send(mail, &format!("PyReplica {agent}: test"), &text)?;
+    match refused.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Kind::Refused, format!("a test mail went to some only: {}", refused.join("; ")))
+                .hint("Correct to in [mail]."))
+        }
+    }
 }
 
 fn subject(mail: &Mail, bundle: &Bundle) -> String {
@@ -117,7 +134,8 @@ impl Header for AutoSubmitted {
     }
 }
 
-fn send(mail: &Mail, subject: &str, text: &str) -> Result<()> {
+/// Gives the recipients that the server did not take, with its reasons.
+fn send(mail: &Mail, subject: &str, text: &str) -> Result<Vec<String>> {
     let mut message = Message::builder()
         .from(mail.from.clone())
         .subject(subject)
@@ -132,13 +150,35 @@ fn send(mail: &Mail, subject: &str, text: &str) -> Result<()> {
     let message =
         message.body(text.to_owned()).map_err(|e| Error::new(Kind::Refused, place.clone()).source(e))?;
     let transport = transport(mail, &place)?;
-    within_limit(&place, move || transport.send(&message).map(drop)).map_err(|e| explain(mail, e))
+    within_limit(&place, move || to_all(&transport, message.envelope(), &message.formatted()))
+        .map_err(|e| explain(mail, e))
+}
+
+/// One recipient whom the server refuses would keep the mail from all of them: then each gets it by itself.
+fn to_all(transport: &SmtpTransport, envelope: &Envelope, text: &[u8]) -> Sent {
+    let is_of_mailbox =
+        |e: &smtp::Error| e.status().is_some_and(|code| code.category == Category::MailSystem);
+    let refusal = match transport.send_raw(envelope, text) {
+        Ok(_) => return Ok(Vec::new()),
+        Err(e) if envelope.to().len() > 1 && is_of_mailbox(&e) => e,
+        Err(e) => return Err(e),
+    };
+    let mut refused = Vec::new();
+    for to in envelope.to() {
+        let Ok(alone) = Envelope::new(envelope.from().cloned(), vec![to.clone()]) else { continue };
+        if let Err(e) = transport.send_raw(&alone, text) {
+            refused.push(format!("{to}: {}", error::with_causes(&e)));
+        }
+    }
+    match refused.len() == envelope.to().len() {
+        true => Err(refusal),
+        false => Ok(refused),
+    }
 }
 
 fn transport(mail: &Mail, place: &str) -> Result<SmtpTransport> {
-    let unusable = |e: lettre::transport::smtp::Error| {
-        Error::new(Kind::Config, format!("{place}: could not set up TLS")).source(e)
-    };
+    let unusable =
+        |e: smtp::Error| Error::new(Kind::Config, format!("{place}: could not set up TLS")).source(e);
     let parameters = || -> Result<TlsParameters> {
         let mut builder = TlsParameters::builder(mail.server.clone());
         for certificate in ca_certificates(mail, place)? {
@@ -200,10 +240,10 @@ fn ca_certificates(mail: &Mail, place: &str) -> Result<Vec<Certificate>> {
         .collect()
 }
 
-type Sent = std::result::Result<(), lettre::transport::smtp::Error>;
+type Sent = std::result::Result<Vec<String>, smtp::Error>;
 
 /// On a thread of its own: the library's timeout does not cover everything.
-fn within_limit(place: &str, send: impl FnOnce() -> Sent + Send + 'static) -> Result<()> {
+fn within_limit(place: &str, send: impl FnOnce() -> Sent + Send + 'static) -> Result<Vec<String>> {
     static HANGING: AtomicUsize = AtomicUsize::new(0);
     let silent = || Error::new(Kind::Connection, format!("{place}: no answer within {} s", LIMIT.as_secs()));
     if HANGING.fetch_add(1, Ordering::SeqCst) >= HANGING_MAX {
@@ -221,11 +261,27 @@ fn within_limit(place: &str, send: impl FnOnce() -> Sent + Send + 'static) -> Re
         return Err(Error::new(Kind::Refused, "could not start a thread").source(e));
     }
     match receiver.recv_timeout(LIMIT) {
-        Ok(sent) => {
-            sent.map_err(|e| Error::new(Kind::Connection, format!("{place}: {}", error::with_causes(&e))))
-        }
+        Ok(sent) => sent.map_err(|e| {
+            let cause = match is_silence(&e) {
+                true => format!("no answer within {} s", ANSWER.as_secs()),
+                false => error::with_causes(&e),
+            };
+            Error::new(Kind::Connection, format!("{place}: {cause}"))
+        }),
         Err(_) => Err(silent()),
     }
+}
+
+/// A socket that waits long enough says so in two ways.
+fn is_silence(e: &smtp::Error) -> bool {
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        if let Some(e) = e.downcast_ref::<io::Error>() {
+            return matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        }
+        cause = e.source();
+    }
+    false
 }
 
 /// Adds what to do next where the cause alone does not say it.
@@ -238,9 +294,11 @@ fn explain(mail: &Mail, e: Error) -> Error {
     } else if text.contains("starttls") {
         "The server does not offer STARTTLS on this port: correct port or tls in [mail]."
     } else if text.contains("refused") || text.contains("no answer") || text.contains("timed out") {
-        "Is the mail server running there, and can this machine reach it? Which port it has depends on tls: usually 587 for starttls, 465 for tls, 25 for none."
+        "Is the mail server running there, and can this machine reach it? Which port it has depends on tls: usually 587 for starttls, 465 for tls, 25 for none; one that waits for TLS from the first byte answers nothing else."
     } else if mail.tls == config::Tls::Tls && text.contains("wrong version number") {
         "The server does not speak TLS from the first byte on this port: perhaps tls = \"starttls\" is right."
+    } else if text.contains("lookup address") || text.contains("resolve") {
+        "Correct server in [mail], or the resolver of this machine."
     } else {
         return e;
     };
