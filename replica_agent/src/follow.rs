@@ -50,6 +50,9 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
             report_last(control.as_mut(), name, None);
             return Ok(());
         }
+        if control.is_none() && e.kind() == Kind::Refused && mode == Mode::Once {
+            return Err(e);
+        }
         if e.sqlstate().is_some_and(|state| retry::is_transient(state, e.message()))
             && attempts < ONCE_ATTEMPTS
         {
@@ -82,10 +85,12 @@ pub fn follow(context: &Context, slave: &Slave, mode: Mode) -> Result<()> {
 
 /// One life of the sessions; the control session is left to the caller, who may have an error to report.
 fn serve(context: &Context, slave: &Slave, mode: Mode, control: &mut Option<Control>) -> Result<Served> {
-    let control = control.insert(Control::open(&context.config, &context.cancels)?);
-    if !stand_by(context, control, &slave.name, mode)? {
+    let mut own = Control::open(&context.config, &context.cancels)?;
+    // Whose turn it is not has nothing to report.
+    if !stand_by(context, &mut own, &slave.name, mode)? {
         return Ok(Served::Done);
     }
+    let control = control.insert(own);
     let mut session = SlaveSession::open(slave, context.config.agent_name(), &context.cancels, |client| {
         context.identities.take(&mut control.client, client, &slave.name)
     })?;

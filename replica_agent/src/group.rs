@@ -88,6 +88,9 @@ pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
             names.iter().for_each(|name| report_last(control.as_mut(), name, None));
             return Ok(());
         }
+        if control.is_none() && error.kind() == Kind::Refused && mode == Mode::Once {
+            return Err(error);
+        }
         if error.sqlstate().is_some_and(|state| retry::is_transient(state, error.message()))
             && attempts < ONCE_ATTEMPTS
         {
@@ -135,19 +138,21 @@ fn serve(
     mode: Mode,
     control: &mut Option<Control>,
 ) -> std::result::Result<Served, Failure> {
-    let control = control.insert(Control::open(&context.config, &context.cancels)?);
+    let mut own = Control::open(&context.config, &context.cancels)?;
     // The group's lock first; then those of the slaves, which "replica_agent copy" may hold.
-    if !stand_by(context, control, "", mode)? {
+    if !stand_by(context, &mut own, "", mode)? {
         return Ok(Served::Done);
     }
     for slave in &context.config.slaves {
-        if !control.elect_soon(&slave.name, &context.stop)? {
+        if !own.elect_soon(&slave.name, &context.stop)? {
             return Err(blame(
                 &slave.name,
                 Error::new(Kind::Refused, format!("slave \"{}\" is in use by another agent", slave.name)),
             ));
         }
     }
+    // Whose turn it is not has nothing to report.
+    let control = control.insert(own);
 
     let mut members = Vec::new();
     for session in recover(context, control)? {

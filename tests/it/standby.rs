@@ -3,6 +3,21 @@
 use pyreplica_tests::agent::Agent;
 use pyreplica_tests::trio::Setup;
 
+/// It is the running agent that reports how the slave does.
+#[test]
+fn whose_turn_it_is_not_reports_nothing() {
+    for setup in [
+        Setup::new("create table t (id int primary key)"),
+        Setup::new("create table t (id int primary key)").atomic(),
+    ] {
+        let trio = setup.start();
+        trio.once().expect_code(1).expect_text(&["another agent serves"]);
+        let errors =
+            "select count(*) from pyreplica.slave_status where last_error is not null or state = 'error'";
+        assert_eq!(trio.master.value(errors), "0");
+    }
+}
+
 #[test]
 fn a_second_agent_takes_over_when_the_first_dies() {
     for setup in [
