@@ -24,15 +24,16 @@ use pyreplica_tests::cluster::Cluster;
 const SECTIONS: [&str; 4] = ["bulk", "tpcb", "writers", "memory"];
 
 fn main() {
-    let (workloads, variants) = (workload::names(), variant::names());
-    let arguments = Arguments::parse(&[&SECTIONS[..], &workloads, &variants].concat());
+    // Words for a part of section bulk, unless another is named.
+    let parts = [workload::names(), variant::names(), tpcb::names()].concat();
+    let arguments = Arguments::parse(&[&SECTIONS[..], &parts].concat());
     let mut report = Report::new("capture_overhead", arguments.results);
-    let bulk_only = arguments.any(&workloads) || arguments.any(&variants);
-    let wants = |section: &str| match section {
-        "bulk" if bulk_only => true,
-        _ => arguments.wants(section, &SECTIONS) && (!bulk_only || arguments.any(&SECTIONS)),
+    let in_part = arguments.any(&parts);
+    let wants = |section: &str| match in_part && !arguments.any(&SECTIONS) {
+        true => section == "bulk",
+        false => arguments.wants(section, &SECTIONS),
     };
-    if arguments.results && bulk_only {
+    if arguments.results && in_part {
         eprintln!("--results keeps whole sections: choose none or some of {}", SECTIONS.join(" "));
         std::process::exit(2);
     }
@@ -40,7 +41,7 @@ fn main() {
         report.add(bulk::run(&arguments));
     }
     if wants("tpcb") {
-        report.add(tpcb::run());
+        report.add(tpcb::run(&arguments));
     }
     if wants("writers") {
         report.add(writers::run());

@@ -4,6 +4,8 @@
 
 use std::process::Command;
 
+use pyreplica_benches::arguments::Arguments;
+use pyreplica_benches::empty_trigger;
 use pyreplica_benches::process::server_cpu_seconds;
 use pyreplica_benches::report::Section;
 use pyreplica_benches::table::Table;
@@ -19,20 +21,23 @@ use crate::{medians_of, start_server, SETTINGS};
 
 const SCALE: u32 = 10;
 const CLIENTS: [u32; 3] = [1, 4, 16];
+const TABLES: [&str; 4] = ["branches", "tellers", "accounts", "history"];
 /// Of each run.
 const SECONDS: u32 = 5;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Variant {
     None,
+    Empty,
     Captured,
     Paused,
     Agent,
     Notify,
 }
 
-const VARIANTS: [(Variant, &str, &str); 5] = [
+const VARIANTS: [(Variant, &str, &str); 6] = [
     (Variant::None, "none", "no capture"),
+    (Variant::Empty, "empty", "an empty C function as AFTER ROW trigger of each table"),
     (Variant::Captured, "captured", "capture, no agent"),
     (Variant::Paused, "paused", "capture and an agent that was in step and is stopped by SIGSTOP"),
     (Variant::Agent, "agent", "capture and an agent that feeds one slave on this machine"),
@@ -53,11 +58,21 @@ struct Logged {
     size: f64,
 }
 
-pub fn run() -> Section {
+pub fn names() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(_, name, _)| *name).collect()
+}
+
+pub fn run(arguments: &Arguments) -> Section {
+    let wanted: Vec<usize> =
+        (0..VARIANTS.len()).filter(|&i| i == 0 || arguments.wants(VARIANTS[i].1, &names())).collect();
     let server = start_server("master", &[]);
-    let plain = create(server.create_db("plain", ""), false);
-    let captured = create(server.create_db("captured", ""), true);
-    let mut trio = with_agent(create(server.create_db("agent", ""), true));
+    let plain = create(server.create_db("plain", ""));
+    let empty = create(server.create_db("empty", ""));
+    empty_trigger::create(&empty);
+    TABLES.iter().for_each(|table| empty_trigger::attach(&empty, &format!("pgbench_{table}")));
+    let captured = capture(create(server.create_db("captured", "")));
+    let followed = wanted.iter().any(|&i| matches!(VARIANTS[i].0, Variant::Paused | Variant::Agent));
+    let mut trio = followed.then(|| with_agent(capture(create(server.create_db("agent", "")))));
     let notify = notify_script(&plain);
 
     let rounds = rounds();
@@ -69,26 +84,31 @@ pub fn run() -> Section {
     for round in 0..rounds {
         for (clients, samples) in CLIENTS.iter().zip(&mut samples) {
             eprintln!("tpcb: round {} of {rounds}, {clients} clients", round + 1);
-            for i in turns(VARIANTS.len(), round) {
+            for turn in turns(wanted.len(), round) {
+                let i = wanted[turn];
                 let variant = VARIANTS[i].0;
                 let db = match variant {
                     Variant::None => &plain,
+                    Variant::Empty => &empty,
                     Variant::Captured | Variant::Notify => &captured,
-                    Variant::Paused | Variant::Agent => &trio.master,
+                    Variant::Paused | Variant::Agent => &trio.as_ref().expect("an agent").master,
                 };
-                if variant == Variant::Paused {
+                if let (Variant::Paused, Some(trio)) = (variant, &trio) {
                     send_signal(trio.agent.pid(), "STOP");
                 }
                 samples[i].push(measure(db, *clients, (variant == Variant::Notify).then_some(&notify)));
-                match variant {
-                    Variant::None => {}
-                    Variant::Captured | Variant::Notify => empty_log(&captured, &mut logged),
-                    Variant::Paused | Variant::Agent => {
+                match (variant, &mut trio) {
+                    (Variant::Captured | Variant::Notify, _) => empty_log(&captured, &mut logged),
+                    (Variant::Paused | Variant::Agent, Some(trio)) => {
                         send_signal(trio.agent.pid(), "CONT");
                         trio.catch_up();
                     }
+                    _ => {}
                 }
             }
+        }
+        if arguments.any(&names()) {
+            continue;
         }
         // Runs of their own: to look takes processor time.
         for (db, waits) in [&plain, &captured].into_iter().zip(&mut waits) {
@@ -98,18 +118,22 @@ pub fn run() -> Section {
         }
         empty_log(&captured, &mut logged);
     }
-    trio.assert_same();
-    section(rounds, &samples, &logged, &waits)
+    if let Some(trio) = &trio {
+        trio.assert_same();
+    }
+    section(rounds, &wanted, &samples, &logged, &waits)
 }
 
-/// The tables of pgbench with rows, captured or not.
-fn create(db: Db, captured: bool) -> Db {
+/// The tables of pgbench with rows.
+fn create(db: Db) -> Db {
     create_tables(&db, "dtgvp");
-    if captured {
-        db.run("create extension pyreplica");
-        let refused = db.rows("select * from pyreplica.add_all_tables('public') where not added");
-        assert!(refused.is_empty(), "not all tables could be added: {refused:?}");
-    }
+    db
+}
+
+fn capture(db: Db) -> Db {
+    db.run("create extension pyreplica");
+    let refused = db.rows("select * from pyreplica.add_all_tables('public') where not added");
+    assert!(refused.is_empty(), "not all tables could be added: {refused:?}");
     db
 }
 
@@ -143,7 +167,7 @@ fn notify_script(db: &Db) -> std::path::PathBuf {
 }
 
 fn measure(db: &Db, clients: u32, script: Option<&std::path::PathBuf>) -> Sample {
-    for table in ["branches", "tellers", "accounts", "history"] {
+    for table in TABLES {
         db.run(&format!("vacuum pgbench_{table}"));
     }
     db.run("checkpoint");
@@ -177,7 +201,14 @@ fn empty_log(db: &Db, logged: &mut Logged) {
     db.run("truncate pyreplica.log_0, pyreplica.log_1, pyreplica.log_2");
 }
 
-fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged, waits: &[Waits; 2]) -> Section {
+fn section(
+    rounds: usize,
+    wanted: &[usize],
+    samples: &[Vec<Vec<Sample>>],
+    logged: &Logged,
+    waits: &[Waits; 2],
+) -> Section {
+    let shown = || wanted.iter().map(|&i| (i, VARIANTS[i].1));
     let (payload, size) = (logged.payload / logged.transactions, logged.size / logged.transactions);
     let mut about = vec![
         format!("pgbench, TPC-B of scale {SCALE}, {SECONDS} s each."),
@@ -185,15 +216,17 @@ fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged, waits: 
         "pgbench, agent and slave share the machine's processors with the master.".to_owned(),
         medians_of(rounds),
     ];
-    about.extend(VARIANTS.iter().map(|(_, name, what)| format!("* {name}: {what}.")));
-    about.push(format!(
-        "A transaction logs {payload:.0} bytes of changes, which take {size:.0} bytes with the log's rows and indexes."
-    ));
+    about.extend(shown().map(|(i, name)| format!("* {name}: {}.", VARIANTS[i].2)));
+    if logged.transactions > 0.0 {
+        about.push(format!(
+            "A transaction logs {payload:.0} bytes of changes, which take {size:.0} bytes with the log's rows and indexes."
+        ));
+    }
     let table = |title: &str, of: &dyn Fn(&Sample) -> f64, unit: &dyn Fn(f64) -> String| {
         let header: Vec<String> = CLIENTS.iter().map(|n| format!("clients: {n}")).collect();
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         let mut table = Table::new(title, &[&["variant"], &header[..]].concat());
-        for (i, (_, name, _)) in VARIANTS.iter().enumerate() {
+        for (i, name) in shown() {
             let cells = samples.iter().map(|samples| match i {
                 0 => unit(median(samples[0].iter().map(of).collect())),
                 _ => format!("{:.3}", paired(&samples[i], &samples[0], |s, b| of(s) / of(b))),
@@ -209,18 +242,21 @@ fn section(rounds: usize, samples: &[Vec<Vec<Sample>>], logged: &Logged, waits: 
     for (variant, waits) in ["none", "captured"].into_iter().zip(waits) {
         waiting.row(vec![variant.to_owned(), waits.all(0.5), waits.ours(0.0)]);
     }
-    let tables = vec![
+    let mut tables = vec![
         table("Transactions per second, as a ratio to no capture", &|s| s.tps, &|tps| {
             format!("{tps:.0} tps")
         }),
         table("Processor time of the master per transaction, as a ratio to no capture", &|s| s.cpu, &|cpu| {
             format!("{:.0} us", cpu * 1e6)
         }),
-        waiting,
     ];
+    if wanted.len() == VARIANTS.len() {
+        tables.push(waiting);
+    }
     let mut figures = Vec::new();
     for (clients, samples) in CLIENTS.iter().zip(samples) {
-        for ((_, name, _), samples) in VARIANTS.iter().zip(samples) {
+        for (i, name) in shown() {
+            let samples = &samples[i];
             figures.push(json!({
                 "clients": clients, "variant": name,
                 "tps": samples.iter().map(|s| s.tps).collect::<Vec<_>>(),
