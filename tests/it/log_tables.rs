@@ -89,6 +89,24 @@ fn a_standby_has_them_too_and_goes_on_with_later_ids() {
     assert_sound(&standby);
 }
 
+/// What a checkpoint has written has to be logged again before it is drawn from.
+#[test]
+fn no_id_is_drawn_twice_however_the_master_ends() {
+    let master = Setup::new(TABLE).own_servers().build().master;
+    for round in 0..3 {
+        for id in 0..4 {
+            master.run(&format!("insert into t values ({round} * 4 + {id})"));
+            if id == 1 {
+                master.run("checkpoint");
+            }
+        }
+        master.server.crash();
+        master.server.boot();
+    }
+    master.run("insert into t values (-1)");
+    assert_eq!(master.value("select count(distinct id) from pyreplica.log"), "13");
+}
+
 /// A new index is filled, and gets what is written until it takes the place of the old one.
 #[test]
 fn their_indexes_may_be_rebuilt_while_others_write() {

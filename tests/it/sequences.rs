@@ -17,6 +17,17 @@ fn wait_for_state(trio: &Trio, sequence: &str, expected: &str) {
     }
 }
 
+/// The log draws its ids from a sequence, in the commit of a user's session.
+#[test]
+fn lastval_is_what_the_session_itself_has_drawn() {
+    let setup = Setup::new(TABLE).build();
+    setup.master.run("alter sequence t_n_seq restart 1000; create role clerk login");
+    setup.master.run("grant insert on t to clerk; grant usage on sequence t_id_seq, t_n_seq to clerk");
+    let mut clerk = setup.master.session_of("clerk");
+    clerk.run("insert into t default values");
+    assert_eq!(clerk.rows("select lastval()"), ["1000"]);
+}
+
 #[test]
 fn those_of_captured_tables_come_with_the_copy_and_the_rows() {
     for setup in [Setup::new(TABLE), Setup::new(TABLE).atomic(), Setup::new(TABLE).one_phase()] {

@@ -6,11 +6,11 @@
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::PgList;
 
+use super::chunk::ChunkTuple;
 use super::raw::{self, guarded};
-use super::{room, sequence};
+use super::{room, sequence, unguarded};
 
-/// Columns of a chunk table (sql/20_log.sql).
-const CHUNK_COLUMNS: usize = 12;
+pub use super::chunk::ChunkRow;
 
 /// The chunk tables and what writing to them needs, by oid.
 #[derive(Clone, Copy)]
@@ -26,22 +26,6 @@ pub struct LogTable {
     pub heap: Oid,
     pub rank_index: Oid,
     pub xid_index: Oid,
-}
-
-/// A row of a chunk table but for what is drawn when it is written.
-pub struct ChunkRow<'a> {
-    pub xid: u64,
-    pub ts: i64,
-    pub seq: i64,
-    pub changes: i32,
-    pub chunks: i32,
-    pub piece: i16,
-    pub last: bool,
-    pub asynchronous: bool,
-    /// In the encoding of the database, like the user name.
-    pub origin: Option<&'a [u8]>,
-    pub username: Option<&'a [u8]>,
-    pub payload: &'a [u8],
 }
 
 impl LogTables {
@@ -106,6 +90,8 @@ pub struct Writer {
     found: Vec<(pg_sys::Relation, bool)>,
     several: bool,
     ids: Oid,
+    /// Of the transaction at hand.
+    xid: u64,
     /// Pages to be added for what is going to be written.
     pages: u32,
 }
@@ -119,21 +105,21 @@ impl Writer {
         // SAFETY: a relation that no longer exists is an ERROR. After an ERROR the resource owner closes them.
         // The indexes need no lock: whoever drops or rebuilds one waits for those who have locked its table. But what was
         // known before the lock was there may have been replaced.
-        let (heap, known, rank_index, xid_index) = unsafe {
+        let (heap, known, rank_index, xid_index, xid) = unsafe {
             guarded(|| {
                 let heap = raw::table_open(table.heap, pg_sys::RowExclusiveLock as i32);
-                let list = raw::RelationGetIndexList(heap);
-                let known = are_these(list, [table.rank_index, table.xid_index]);
-                raw::list_free(list);
+                let known = has_just(heap, [table.rank_index, table.xid_index]);
                 let open = |index, wanted| match wanted {
                     true => raw::index_open(index, pg_sys::NoLock as i32),
                     false => std::ptr::null_mut(),
                 };
-                (heap, known, open(table.rank_index, known), open(table.xid_index, known && several))
+                let (rank_index, xid_index) =
+                    (open(table.rank_index, known), open(table.xid_index, known && several));
+                (heap, known, rank_index, xid_index, raw::GetTopFullTransactionId().value)
             })
         };
         let pages = if chunks < BULK { 0 } else { chunks };
-        let mut writer = Writer { heap, rank_index, xid_index, found: Vec::new(), several, ids, pages };
+        let mut writer = Writer { heap, rank_index, xid_index, found: Vec::new(), several, ids, xid, pages };
         if !known {
             writer.find_indexes();
         }
@@ -160,54 +146,32 @@ impl Writer {
 
     /// Draws an id and writes the row.
     pub fn write(&mut self, row: &ChunkRow) {
-        let payload = varlena(row.payload);
-        let texts = [row.origin, row.username].map(|text| text.map(varlena));
-        let text = |no: usize| texts[no].as_ref().map_or(Datum::null(), |text| Datum::from(text.as_ptr()));
-        let mut values: [Datum; CHUNK_COLUMNS] = [
-            Datum::null(), // the id
-            Datum::from(row.xid),
-            Datum::from(row.ts),
-            Datum::from(row.seq),
-            Datum::from(row.changes),
-            Datum::from(row.chunks),
-            Datum::from(row.piece),
-            Datum::from(row.last),
-            Datum::from(row.asynchronous),
-            text(0),
-            text(1),
-            Datum::from(payload.as_ptr()),
-        ];
-        let mut nulls = [false; CHUNK_COLUMNS];
-        (nulls[9], nulls[10]) = (row.origin.is_none(), row.username.is_none());
-        // SAFETY: the values are of the table's columns, which the extension's script made; the tuple is freed after
-        // its last use. heap_insert needs no snapshot, and index_insert no executor; the indexes are not unique, so
-        // nothing is checked.
+        let mut chunk = ChunkTuple::new(row, self.xid);
+        // SAFETY: the tuple is a row of the table as the extension's script made it, and outlives its use. heap_insert
+        // needs no snapshot, and index_insert no executor; the indexes are not unique, so nothing is checked.
         unsafe {
             guarded(|| {
                 if self.pages > 0 && room::add_pages(self.heap, self.pages) {
                     self.pages = 0;
                 }
-                let id = sequence::draw_in_guard(self.ids);
-                values[0] = Datum::from(id);
-                let descriptor = (*self.heap).rd_att;
-                let tuple = raw::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+                let id = sequence::draw_id(self.ids);
+                let tuple = &mut chunk.with_id(id);
                 let command = raw::GetCurrentCommandId(true);
                 raw::heap_insert(self.heap, tuple, command, 0, std::ptr::null_mut());
-                let key = [values[1], values[3], values[0]];
+                let key = [Datum::from(self.xid), Datum::from(row.seq), Datum::from(id)];
                 if !self.xid_index.is_null() {
                     self.index(self.xid_index, key, tuple);
                 }
                 if row.last && !self.rank_index.is_null() {
-                    self.index(self.rank_index, [values[0]], tuple);
+                    self.index(self.rank_index, [Datum::from(id)], tuple);
                 }
                 for &(index, ranks) in &self.found {
                     match ranks {
-                        true if row.last => self.index(index, [values[0]], tuple),
+                        true if row.last => self.index(index, [Datum::from(id)], tuple),
                         false if self.several => self.index(index, key, tuple),
                         _ => {}
                     }
                 }
-                raw::heap_freetuple(tuple);
             });
         }
     }
@@ -257,11 +221,17 @@ impl Drop for Writer {
     }
 }
 
+/// Whether a table has these indexes and no other.
+///
 /// # Safety
-/// A list of oids.
-unsafe fn are_these(list: *mut pg_sys::List, [one, other]: [Oid; 2]) -> bool {
-    // SAFETY: it has as many cells as it says; NIL has none, and is not asked.
+/// Inside a guard; `heap` is open, and locked.
+unsafe fn has_just(heap: pg_sys::Relation, [one, other]: [Oid; 2]) -> bool {
+    // SAFETY: the relation cache has the list from then on, with as many oids as it says; NIL is a null pointer.
     unsafe {
+        if !(*heap).rd_indexvalid {
+            raw::list_free(raw::RelationGetIndexList(heap));
+        }
+        let list = (*heap).rd_indexlist;
         if list.is_null() || (*list).length != 2 {
             return false;
         }
@@ -270,21 +240,8 @@ unsafe fn are_these(list: *mut pg_sys::List, [one, other]: [Oid; 2]) -> bool {
     }
 }
 
-/// A value of variable length, with the header that SET_VARSIZE gives it.
-fn varlena(bytes: &[u8]) -> Vec<u8> {
-    let size = bytes.len() as u32 + pg_sys::VARHDRSZ as u32;
-    let header = if cfg!(target_endian = "big") { size } else { size << 2 };
-    [&header.to_ne_bytes(), bytes].concat()
-}
-
-/// The transaction's id, which chunk rows carry.
-pub fn transaction_id() -> u64 {
-    // SAFETY: assigns an xid if there is none yet, which a transaction that changed rows has.
-    unsafe { pg_sys::GetTopFullTransactionId().value }
-}
-
 /// The clock, in PostgreSQL's microseconds.
 pub fn now() -> i64 {
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { unguarded::GetCurrentTimestamp() }
 }

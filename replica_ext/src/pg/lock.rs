@@ -6,6 +6,7 @@ use std::fmt;
 use pgrx::pg_sys::{self, Oid, LOCKTAG};
 
 use super::heap::{LogTable, LogTables};
+use super::unguarded;
 
 /// A transaction as the lock table names it.
 #[derive(Clone, Copy)]
@@ -68,7 +69,7 @@ impl Mark {
 
     fn is_held(self, ids: Oid) -> bool {
         // SAFETY: looks the tag up under the lock table's own lock, and takes nothing.
-        unsafe { pg_sys::LockWaiterCount(&self.tag(ids)) > 0 }
+        unsafe { unguarded::LockWaiterCount(&self.tag(ids)) > 0 }
     }
 }
 

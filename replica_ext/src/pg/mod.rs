@@ -5,6 +5,7 @@
 //! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`, and those of
 //! `raw`, of which several have one guard together.
 
+mod chunk;
 pub mod expression;
 pub mod filter;
 pub mod heap;
@@ -23,10 +24,12 @@ pub mod when;
 mod whole;
 pub mod xact;
 
-/// Functions that raise nothing and allocate nothing, called for every row: pgrx's guard, a sigsetjmp, would cost
-/// more than they do.
+/// Functions that raise nothing and allocate nothing, called for every row or transaction: pgrx's guard, a sigsetjmp,
+/// would cost more than they do.
 mod unguarded {
-    use pgrx::pg_sys::{CommandId, Datum, FunctionCallInfo, HeapTupleHeader, TransactionId};
+    use pgrx::pg_sys::{
+        CommandId, Datum, FunctionCallInfo, HeapTupleHeader, Oid, TimestampTz, TransactionId, LOCKTAG,
+    };
 
     unsafe extern "C" {
         /// access/xact.h: reads the transaction state.
@@ -39,6 +42,12 @@ mod unguarded {
         pub fn HeapTupleHeaderGetCmax(header: HeapTupleHeader) -> CommandId;
         /// utils/adt/trigfuncs.c: reads a counter.
         pub fn pg_trigger_depth(fcinfo: FunctionCallInfo) -> Datum;
+        /// miscadmin.h: reads a variable.
+        pub fn GetUserId() -> Oid;
+        /// utils/timestamp.h: reads the clock.
+        pub fn GetCurrentTimestamp() -> TimestampTz;
+        /// storage/lock.h: looks a tag of a lock method that there is up in shared memory.
+        pub fn LockWaiterCount(locktag: *const LOCKTAG) -> core::ffi::c_int;
     }
 }
 

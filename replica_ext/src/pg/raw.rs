@@ -9,15 +9,15 @@ use pgrx::pg_sys::*;
 unsafe extern "C-unwind" {
     pub fn table_open(relation: Oid, mode: LOCKMODE) -> Relation;
     pub fn table_close(relation: Relation, mode: LOCKMODE);
+    pub fn relation_open(relation: Oid, mode: LOCKMODE) -> Relation;
     pub fn try_relation_open(relation: Oid, mode: LOCKMODE) -> Relation;
     pub fn relation_close(relation: Relation, mode: LOCKMODE);
     pub fn index_open(relation: Oid, mode: LOCKMODE) -> Relation;
     pub fn index_close(relation: Relation, mode: LOCKMODE);
     pub fn RelationGetIndexList(relation: Relation) -> *mut List;
-    pub fn heap_form_tuple(columns: TupleDesc, values: *mut Datum, nulls: *mut bool) -> HeapTuple;
-    pub fn heap_freetuple(tuple: HeapTuple);
     pub fn list_free(list: *mut List);
     pub fn GetCurrentCommandId(used: bool) -> CommandId;
+    pub fn GetTopFullTransactionId() -> FullTransactionId;
     pub fn heap_insert(
         relation: Relation,
         tuple: HeapTuple,
@@ -52,6 +52,12 @@ unsafe extern "C-unwind" {
     pub fn FreeSpaceMapVacuumRange(relation: Relation, start: BlockNumber, end: BlockNumber);
     /// commands/sequence.h
     pub fn nextval_internal(relid: Oid, check_permissions: bool) -> i64;
+    pub fn MarkBufferDirty(buffer: Buffer);
+    pub fn GetRedoRecPtr() -> XLogRecPtr;
+    pub fn XLogBeginInsert();
+    pub fn XLogRegisterBuffer(block_id: uint8, buffer: Buffer, flags: uint8);
+    pub fn XLogRegisterData(data: *mut core::ffi::c_char, len: core::ffi::c_int);
+    pub fn XLogInsert(manager: RmgrId, info: uint8) -> XLogRecPtr;
 }
 
 /// Runs calls of these functions; an ERROR in one of them becomes a panic here.

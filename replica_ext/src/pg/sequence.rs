@@ -13,6 +13,10 @@ pub struct SequenceData {
     pub is_called: bool,
 }
 
+/// How far ahead a record is of what was drawn (SEQ_LOG_VALS), and what kind of record that is; commands/sequence.
+const LOGGED_AHEAD: i64 = 32;
+const XLOG_SEQ_LOG: u8 = 0;
+
 /// The beginning of a row of pg_sequence (FormData_pg_sequence).
 #[repr(C)]
 struct SequenceForm {
@@ -50,9 +54,7 @@ fn read_all(oids: &[Oid], data: &mut [Option<SequenceData>]) {
                     let buffer = raw::ReadBuffer(relation, 0);
                     raw::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
                     let page = pg_sys::BufferGetPage(buffer);
-                    let item = pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1));
-                    let header = item.cast::<pg_sys::HeapTupleHeaderData>();
-                    *data = Some(*item.add((*header).t_hoff as usize).cast::<SequenceData>());
+                    *data = Some(*data_of(pg_sys::PageGetItem(page, pg_sys::PageGetItemId(page, 1))));
                     raw::UnlockReleaseBuffer(buffer);
                 }
                 raw::relation_close(relation, pg_sys::AccessShareLock as i32);
@@ -67,19 +69,57 @@ pub fn draw(oid: Oid) -> i64 {
     unsafe { guarded(|| raw::nextval_internal(oid, false)) }
 }
 
-/// The same for who has a guard. A transaction that has become read-only since it wrote may draw as well.
+/// The next id of the log, as nextval would draw it, but that the session's lastval() and whether it may write are left
+/// alone: this is in the middle of a user's session. Without a lock: whoever drops the sequence drops the chunk tables.
 ///
 /// # Safety
-/// Inside a guard; an oid that is no sequence is an ERROR.
-pub unsafe fn draw_in_guard(oid: Oid) -> i64 {
-    // SAFETY: where nextval raises an ERROR the flag ends with the (sub)transaction, whose own it is.
+/// Inside a guard; `oid` is the log's sequence of ids, which rises by one, and a chunk table is locked.
+pub unsafe fn draw_id(oid: Oid) -> i64 {
+    // SAFETY: the page as in `read_all`, under the buffer's exclusive lock; changed and logged as nextval_internal does:
+    // within a critical section, by a record that is ahead, for this value and those that follow; the first one after a
+    // checkpoint has a record again, since recovery begins there.
     unsafe {
-        let read_only = pg_sys::XactReadOnly;
-        pg_sys::XactReadOnly = false;
-        let value = raw::nextval_internal(oid, false);
-        pg_sys::XactReadOnly = read_only;
-        value
+        let relation = raw::relation_open(oid, pg_sys::NoLock as i32);
+        let buffer = raw::ReadBuffer(relation, 0);
+        raw::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+        let page = pg_sys::BufferGetPage(buffer);
+        let pointer = pg_sys::PageGetItemId(page, 1);
+        let item = pg_sys::PageGetItem(page, pointer);
+        let data = data_of(item);
+        let lsn = &raw mut (*page.cast::<pg_sys::PageHeaderData>()).pd_lsn;
+        let SequenceData { last_value, log_cnt, is_called } = *data;
+        let id = last_value + i64::from(is_called);
+        let logged = u64::from((*lsn).xlogid) << 32 | u64::from((*lsn).xrecoff);
+        let log = !is_called || log_cnt < 1 || logged <= raw::GetRedoRecPtr();
+        let left = if log { LOGGED_AHEAD } else { log_cnt - 1 };
+        pg_sys::CritSectionCount += 1;
+        raw::MarkBufferDirty(buffer);
+        if log {
+            *data = SequenceData { last_value: id + LOGGED_AHEAD, log_cnt: 0, is_called: true };
+            raw::XLogBeginInsert();
+            raw::XLogRegisterBuffer(0, buffer, pg_sys::REGBUF_WILL_INIT as u8);
+            // xl_seq_rec
+            let node = &raw mut (*relation).rd_node;
+            raw::XLogRegisterData(node.cast(), size_of::<pg_sys::RelFileNode>() as i32);
+            raw::XLogRegisterData(item, (*pointer).lp_len() as i32);
+            let end = raw::XLogInsert(pg_sys::RmgrIds::RM_SEQ_ID as u8, XLOG_SEQ_LOG);
+            *lsn = pg_sys::PageXLogRecPtr { xlogid: (end >> 32) as u32, xrecoff: end as u32 };
+        }
+        *data = SequenceData { last_value: id, log_cnt: left, is_called: true };
+        pg_sys::CritSectionCount -= 1;
+        raw::UnlockReleaseBuffer(buffer);
+        raw::relation_close(relation, pg_sys::NoLock as i32);
+        id
     }
+}
+
+/// The state in the tuple of a sequence.
+///
+/// # Safety
+/// `item` is that tuple.
+unsafe fn data_of(item: pg_sys::Item) -> *mut SequenceData {
+    // SAFETY: the data of a tuple begins t_hoff behind its header.
+    unsafe { item.add((*item.cast::<pg_sys::HeapTupleHeaderData>()).t_hoff as usize).cast() }
 }
 
 /// Whether the next value of a sequence is its first.

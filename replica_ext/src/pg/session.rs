@@ -66,7 +66,7 @@ pub fn trigger_depth() -> i32 {
 /// The current role.
 pub fn role() -> pg_sys::Oid {
     // SAFETY: reads a variable, which is set inside a transaction.
-    unsafe { pg_sys::GetUserId() }
+    unsafe { unguarded::GetUserId() }
 }
 
 /// Name of a role in the encoding of the database; None when it was dropped in this transaction.

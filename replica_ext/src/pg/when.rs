@@ -20,7 +20,7 @@ use pgrx::pg_sys::{
     ResultRelInfo, Trigger, TriggerData,
 };
 
-use super::xact;
+use super::{unguarded, xact};
 
 /// The conditions of a table's triggers.
 struct Table {
@@ -63,12 +63,11 @@ thread_local! {
 mod raw {
     use std::ffi::{c_int, c_void};
 
-    use pgrx::pg_sys::{Node, Oid, QueryDesc};
+    use pgrx::pg_sys::{Node, QueryDesc};
 
     pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
 
     unsafe extern "C-unwind" {
-        pub fn GetUserId() -> Oid;
         pub fn standard_ExecutorStart(query: *mut QueryDesc, flags: c_int);
         /// nodes/nodeFuncs.h
         pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
@@ -172,7 +171,7 @@ unsafe fn provide(table: &ResultRelInfo) -> bool {
         unsafe {
             let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id) else { return false };
             let triggers = triggers(table);
-            let conditions = if known.user == raw::GetUserId() { &known.conditions[..] } else { &[] };
+            let conditions = if known.user == unguarded::GetUserId() { &known.conditions[..] } else { &[] };
             for condition in conditions {
                 if triggers.get(condition.index).is_some_and(|t| t.tgoid == condition.trigger) {
                     *table.ri_TrigWhenExprs.add(condition.index) = condition.whole;
