@@ -1,5 +1,5 @@
 //! Applies changes to a slave inside the transaction that its caller has begun: the net effect of a window at once
-//! (`setwise`), or one change after the other (`exact`), which is slower, and names what fails.
+//! (`setwise`), or one change after the other (`walk`), which is slower, and names what fails.
 //!
 //! In: chunks, in order. Out: the slave's rows changed, conflicts recorded. Every statement's row count is checked.
 //! After a change that failed the transaction has been rolled back. Never commits and never moves the position.
@@ -28,16 +28,19 @@ use crate::slave_table::{describe, SlaveTable};
 use crate::statement::{build, columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::tell::Teller;
-use crate::wake::Stop;
+
+use chain::Chain;
 
 pub use setwise::Target;
 
+mod chain;
 mod exact;
 mod large;
 mod mapped;
 mod rivals;
 mod setwise;
 mod truncate;
+mod walk;
 
 /// Prepared statements kept per session; a stream with more shapes than that starts over.
 const STATEMENTS_MAX: usize = 1000;
@@ -98,6 +101,7 @@ pub struct Applier {
     tables: HashMap<Name, Arc<SlaveTable>>,
     /// Relations of the batch at hand that the slave has by another of their names.
     aliases: HashMap<(Name, u32), Name>,
+    chain: Chain,
     /// Key into `statements`, kept to spare an allocation per change.
     shape: Vec<u8>,
     /// What a constraint refuses is to be tried in another way before it is an error.
@@ -133,6 +137,7 @@ impl Applier {
             same: None,
             tables: HashMap::new(),
             aliases: HashMap::new(),
+            chain: Chain::default(),
             shape: Vec::new(),
             attempt: false,
             restarted: false,
@@ -147,72 +152,6 @@ impl Applier {
     /// Whom conflicts are told to, when they are committed.
     pub fn tell_to(&mut self, teller: Teller) {
         self.teller = teller;
-    }
-
-    /// Applies the changes of a chunk one after the other, unless they are of tables that are to be skipped.
-    pub fn apply(
-        &mut self,
-        client: &mut Pipe,
-        chunk: &Chunk,
-        tables: &mut Tables,
-        stop: &Stop,
-    ) -> Result<Applied> {
-        let transaction = &*chunk.transaction;
-        if self.sets_aside_all_of(client, transaction)? {
-            return Ok(Applied::Done);
-        }
-        let mut decoder = Decoder::new(&chunk.payload).map_err(|e| failure::place_only(e, transaction))?;
-        let mut gates: Vec<Option<Gate>> = Vec::new();
-        while let Some(change) = decoder.next().map_err(|e| failure::place_only(e, transaction))? {
-            if stop.is_set() {
-                return Err(Error::new(Kind::Stopped, "asked to stop"));
-            }
-            let relations = change.relations();
-            let mut wanted = Vec::with_capacity(relations.len());
-            for &number in relations {
-                if gates.len() <= number {
-                    gates.resize(number + 1, None);
-                }
-                let relation = decoder.relation(number);
-                let gate = match gates[number] {
-                    Some(gate) => gate,
-                    None => match self.gate(client, relation, tables, transaction) {
-                        Ok(gate) => gate,
-                        Err(e) => return Err(self.failed(client, &decoder, &change, transaction, e)),
-                    },
-                };
-                gates[number] = Some(gate);
-                match gate {
-                    Gate::Apply => wanted.push(number),
-                    Gate::Skip => {}
-                    Gate::Unknown => return Ok(self.unknown(relation, tables)),
-                }
-            }
-            if wanted.is_empty() && !relations.is_empty() {
-                continue;
-            }
-            if let Change::Statement { sql, .. } = change {
-                let number = self.skips.meet(transaction.xid);
-                if tables.has_run(transaction.xid) {
-                    continue;
-                }
-                if self.skips.holds(transaction.xid, number) {
-                    self.set_aside(client, transaction, number, Some(sql))?;
-                    continue;
-                }
-                // It may rename tables of the slave.
-                gates.clear();
-                self.forget_aliases();
-            }
-            if let Err(e) = self.change(client, &decoder, &change, &wanted, transaction) {
-                if self.attempt && e.sqlstate().is_some_and(retry::is_constraint) {
-                    log::debug!("slave \"{}\": as a net effect after: {e:#}", self.slave);
-                    return Ok(Applied::Refused);
-                }
-                return Err(self.failed(client, &decoder, &change, transaction, e));
-            }
-        }
-        Ok(Applied::Done)
     }
 
     fn unknown(&mut self, relation: &Relation, tables: &mut Tables) -> Applied {

@@ -218,6 +218,7 @@ mod tests {
             sql_name: "\"s\".\"t\"".into(),
             only: true,
             one_by_one: false,
+            fires_for_nothing: false,
             rule: None,
             columns: vec![
                 column("id", "bigint", 20),

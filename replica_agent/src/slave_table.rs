@@ -44,6 +44,8 @@ pub struct SlaveTable {
     pub only: bool,
     /// Something there has to see each change: a trigger or rule that fires for a replica, or it is not a table.
     pub one_by_one: bool,
+    /// A change that finds no row does something there all the same: a trigger for statements, a rule. Or it is no table.
+    pub fires_for_nothing: bool,
     pub columns: Vec<SlaveColumn>,
     pub rule: Option<Arc<Rule>>,
 }
@@ -133,6 +135,7 @@ fn of_rows(rows: &[Row], mapping: &Mapping, (schema, name): (&str, &str)) -> Opt
         oid: first.get("oid"),
         only: first.get::<_, &str>("relkind") == "r",
         one_by_one: first.get("one_by_one"),
+        fires_for_nothing: first.get("fires_for_nothing"),
         columns: rows
             .iter()
             .map(|row| SlaveColumn {

@@ -34,6 +34,28 @@ pub fn build(table: &SlaveTable, operation: Operation, key: &[&Column], set: &[&
     build_with(table, operation, key, set, &|n| format!("${n}"))
 }
 
+/// The same for a change that is made only if `gate` holds; `None` where that cannot be said.
+pub fn build_gated(
+    table: &SlaveTable,
+    operation: Operation,
+    key: &[&Column],
+    set: &[&Column],
+    gate: &str,
+) -> Result<Option<String>> {
+    let parameter = |n: usize| format!("${n}");
+    Ok(match operation {
+        Operation::Insert | Operation::InsertUnlessThere => {
+            let source = |values: &str| format!("select {values} where {gate}");
+            Some(insert(table, operation, set, &parameter, &source)?)
+        }
+        Operation::UpdateExact | Operation::Delete if !moves_identity(table, set)? => {
+            // Ends with its conditions.
+            Some(format!("{} and {gate}", build(table, operation, key, set)?))
+        }
+        _ => None,
+    })
+}
+
 /// What stands for the nth parameter.
 type Parameter<'p> = &'p dyn Fn(usize) -> String;
 
@@ -52,16 +74,7 @@ pub fn build_with(
     };
     Ok(match operation {
         Operation::Insert | Operation::InsertUnlessThere => {
-            let names: Vec<_> =
-                set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
-            let values: Vec<_> = (1..=set.len()).map(parameter).collect();
-            format!(
-                "insert into {} ({}) overriding system value values ({}){}",
-                table.sql_name,
-                names.join(", "),
-                values.join(", "),
-                if operation == Operation::Insert { "" } else { " on conflict do nothing" }
-            )
+            insert(table, operation, set, parameter, &|values| format!("values ({values})"))?
         }
         Operation::UpdateExact | Operation::UpdateAny => {
             let mut conditions = key_conditions(table, key, parameter)?;
@@ -96,6 +109,26 @@ pub fn build_with(
             )
         }
     })
+}
+
+/// `source` makes a query for the new row of its values.
+fn insert(
+    table: &SlaveTable,
+    operation: Operation,
+    set: &[&Column],
+    parameter: Parameter,
+    source: &dyn Fn(&str) -> String,
+) -> Result<String> {
+    let names: Vec<_> =
+        set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
+    let values: Vec<_> = (1..=set.len()).map(parameter).collect();
+    Ok(format!(
+        "insert into {} ({}) overriding system value {}{}",
+        table.sql_name,
+        names.join(", "),
+        source(&values.join(", ")),
+        if operation == Operation::Insert { "" } else { " on conflict do nothing" }
+    ))
 }
 
 /// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.
@@ -168,10 +201,10 @@ fn replace(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn table() -> SlaveTable {
+    pub fn table() -> SlaveTable {
         let column = |name: &str, full_type: &str, always_identity| SlaveColumn {
             name: name.into(),
             from: Some(name.into()),
@@ -190,6 +223,7 @@ mod tests {
             oid: 1,
             only: true,
             one_by_one: false,
+            fires_for_nothing: false,
             rule: None,
             columns: vec![
                 column("id", "bigint", false),

@@ -122,3 +122,105 @@ fn a_conflict_in_a_large_transaction_under_way() {
     assert_eq!(trio.conflicts(0), ["update_missing|public.t|(id)=(390000)"]);
     assert_eq!(trio.slaves[0].value("select count(*), sum(v - id) from t"), "399999|0");
 }
+
+/// What fires on the slave for each row and for each statement, in its order; numbers from a sequence, which no rollback
+/// gives back.
+const TRIGGERS: &str = "
+    create table t (id int primary key, v int not null, u int unique);
+    create table w (id int primary key, v int not null);
+    create table seen (n serial, what text);
+    create function see() returns trigger language plpgsql as $$ begin
+        insert into public.seen (what) values (concat_ws(' ', tg_table_name, tg_op, case when tg_level = 'ROW'
+            then coalesce(to_jsonb(new), to_jsonb(old)) ->> 'id' end));
+        return null;
+    end $$;
+    create trigger see after insert or update or delete on t for each row execute function see();
+    create trigger see after insert or update or delete on w for each statement execute function see();
+    alter table t enable always trigger see;
+    alter table w enable always trigger see";
+
+/// Slaves that apply one by one, near, far, and far where constraints and triggers do not rest.
+fn one_by_one() -> [Setup; 4] {
+    let exact = || {
+        Setup::new(TABLES)
+            .slave_schema(TRIGGERS)
+            .slaves(1)
+            .slave_line("apply = \"exact\"\ninsert_exists = \"keep\"")
+    };
+    let net = Setup::new(TABLES).slave_schema(TRIGGERS).slaves(1).slave_line("insert_exists = \"keep\"");
+    [exact(), exact().far_slaves(FAR), exact().far_slaves(FAR).one_phase(), net.far_slaves(FAR)]
+}
+
+const TABLES: &str = "create table t (id int primary key, v int not null, u int unique);
+    create table w (id int primary key, v int not null)";
+
+#[test]
+fn each_row_is_seen_once_and_in_order_whatever_is_in_the_way() {
+    for setup in one_by_one() {
+        // GIVEN a slave that lacks a row, has another value, and has rows of its own in the way
+        let trio = setup.build();
+        trio.master.run("insert into t select i, 0, i from generate_series(1, 100) i; insert into w values (1, 0), (2, 0)");
+        trio.once().expect_code(0);
+        trio.slaves[0].run(
+            "delete from t where id = 10; update t set v = 99 where id = 20; insert into t values (105, 0, null), (999, 0, 107);
+             delete from w where id = 1; truncate seen restart identity",
+        );
+        // WHEN rows around them are changed
+        trio.master.run("update t set v = v + 1 where id <= 50; delete from t where id between 5 and 15; update w set v = 1");
+        trio.master.run(
+            "insert into t select i, 0, i from generate_series(101, 110) i; update t set v = 7 where id > 90",
+        );
+        trio.once().expect_code(0);
+        // THEN each difference is named
+        assert_eq!(
+            trio.conflicts(0),
+            [
+                "update_missing|public.t|(id)=(10)",
+                "update_differs|public.t|(id)=(20)",
+                "delete_missing|public.t|(id)=(10)",
+                "update_missing|public.w|(id)=(1)",
+                "insert_exists|public.t|(id)=(105)",
+                "insert_exists|public.t|(id)=(107)",
+                "update_missing|public.t|(id)=(107)",
+            ]
+        );
+        // and each change has been made, and seen, once and in its order
+        let rows = |operation: &str, ids: &mut dyn Iterator<Item = u32>| -> Vec<String> {
+            ids.map(|id| format!("t {operation} {id}")).collect()
+        };
+        let expected = [
+            rows("UPDATE", &mut (1..=50).filter(|&id| id != 10)),
+            rows("DELETE", &mut (5..=15).filter(|&id| id != 10)),
+            vec!["w UPDATE".to_owned(); 2],
+            rows("INSERT", &mut (101..=110).filter(|&id| id != 105 && id != 107)),
+            rows("UPDATE", &mut (91..=110).filter(|&id| id != 107)),
+        ]
+        .concat();
+        let numbered: Vec<String> = expected.iter().zip(1..).map(|(what, n)| format!("{n}|{what}")).collect();
+        assert_eq!(trio.slaves[0].rows("select n, what from seen order by n"), numbered);
+        trio.assert_nothing_prepared();
+    }
+}
+
+#[test]
+fn a_change_that_fails_among_many_is_named() {
+    // GIVEN a slave that has a row of its own in the way
+    for apply in ["net", "exact"] {
+        let trio =
+            Setup::new(TABLE).slaves(1).far_slaves(FAR).slave_line(&format!("apply = \"{apply}\"")).build();
+        trio.once().expect_code(0);
+        trio.slaves[0].run("insert into t values (150, 0)");
+        // WHEN it is inserted among many others
+        trio.master
+            .run("insert into t select i, 1 from generate_series(1, 300) i; delete from t where id = 7");
+        let failed = trio.once().expect_code(1);
+        // THEN that is said, and nothing else is done
+        assert!(failed.stderr.contains("conflict=insert_exists"), "{}", failed.stderr);
+        assert!(failed.stderr.contains("INSERT, key (id)=(150)"), "{}", failed.stderr);
+        assert_eq!(trio.slaves[0].value("select count(*) from t"), "1");
+        // and once it is gone all is applied
+        trio.slaves[0].run("delete from t");
+        trio.once().expect_code(0);
+        trio.assert_same();
+    }
+}

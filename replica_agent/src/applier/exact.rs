@@ -33,6 +33,7 @@ impl From<Conflict> for Found<'_> {
 }
 
 impl Applier {
+    /// `missed`: it has been tried, and has found no row, or one in its way.
     pub(super) fn change(
         &mut self,
         client: &mut Pipe,
@@ -40,10 +41,11 @@ impl Applier {
         change: &Change,
         wanted: &[usize],
         transaction: &Transaction,
+        missed: bool,
     ) -> Result<()> {
         match change {
             Change::Insert { relation, row } => {
-                self.insert_row(client, decoder.relation(*relation), row, transaction)
+                self.insert_row(client, decoder.relation(*relation), row, transaction, missed)
             }
             Change::Update { relation, key, changed, row } => {
                 let relation = decoder.relation(*relation);
@@ -51,15 +53,19 @@ impl Applier {
                     let row = row.as_deref();
                     return self.update_one_mapped(client, &table, relation, key, changed, row, transaction);
                 }
-                self.update(client, relation, key, changed, transaction)
+                self.update(client, relation, key, changed, transaction, missed)
             }
             Change::Delete { relation, key } => {
                 let relation = decoder.relation(*relation);
                 if let Some(table) = self.mapped(client, relation)? {
                     return self.delete_one_mapped(client, &table, relation, key, transaction);
                 }
-                let deleted =
-                    self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?;
+                let deleted = match missed {
+                    true => 0,
+                    false => {
+                        self.execute(client, relation, Operation::Delete, &relation.key, &[], key, &[])?
+                    }
+                };
                 match deleted {
                     0 => self.conflict(client, relation, key, Conflict::DeleteMissing.into(), transaction),
                     n => only_one(n),
@@ -88,6 +94,7 @@ impl Applier {
         key: &[Value],
         changed: &[Changed],
         transaction: &Transaction,
+        missed: bool,
     ) -> Result<()> {
         let set = self.taken(client, relation, changed.iter().map(|c| c.column))?;
         if set.is_empty() {
@@ -97,14 +104,18 @@ impl Applier {
         let new: Vec<Value> = taken().map(|c| c.new).collect();
         let old: Vec<Value> = taken().map(|c| c.old).collect();
         let both = [&new[..], &old[..]].concat();
-        let updated =
-            self.execute(client, relation, Operation::UpdateExact, &relation.key, &set, key, &both)?;
+        let updated = match missed {
+            true => 0,
+            false => {
+                self.execute(client, relation, Operation::UpdateExact, &relation.key, &set, key, &both)?
+            }
+        };
         if updated > 0 {
             return only_one(updated);
         }
 
         if self.was_altered(client, relation)? {
-            return self.update(client, relation, key, changed, transaction);
+            return self.update(client, relation, key, changed, transaction, false);
         }
         let same = self.probe(client, relation, &set, key, &old)?;
         if let Some(same) = same {

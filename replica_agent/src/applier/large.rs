@@ -104,7 +104,7 @@ impl Applier {
                 }
             }
             let chunk = Chunk { transaction: transaction.clone(), payload: pieces.rest()? };
-            self.apply(client, &chunk, tables, stop)
+            self.apply(client, std::slice::from_ref(&chunk), tables, stop)
         })
     }
 

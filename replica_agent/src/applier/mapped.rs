@@ -209,7 +209,7 @@ impl Applier {
         if self.insert_exists != InsertExists::Stop && transform.may_insert(&old) {
             let moves_in = self.ask_mapped(client, &transform, Step::MovesIn, carried, &values)?;
             if let (Some([true]), Some(row)) = (moves_in.as_deref(), whole(relation, key, changed, row)) {
-                return self.insert_row(client, relation, &row, transaction);
+                return self.insert_row(client, relation, &row, transaction, false);
             }
         }
         let updated = self.execute_mapped(client, &transform, Step::Update, carried, &values)?;

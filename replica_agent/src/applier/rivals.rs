@@ -39,11 +39,13 @@ impl Applier {
         relation: &Relation,
         row: &[Value],
         transaction: &Transaction,
+        missed: bool,
     ) -> Result<()> {
         if self.insert_exists != InsertExists::Stop {
-            match self.try_to_insert(client, relation, row, Operation::InsertUnlessThere)? {
-                Some(0) => {}
-                _ => return Ok(()),
+            let is_in_the_way =
+                missed || self.try_to_insert(client, relation, row, Operation::InsertUnlessThere)? == Some(0);
+            if !is_in_the_way {
+                return Ok(());
             }
             let (rivals, what) = match self.insert_exists {
                 InsertExists::Replace => (Rivals::Delete, "replaced by the master's"),

@@ -49,9 +49,7 @@ impl SlaveSession {
 
     fn one_by_one(&mut self, window: &Window, stop: &Stop) -> Result<Applied> {
         let SlaveSession { client, tables, applier, .. } = self;
-        let mut chunks = window.chunks.iter().map(|chunk| applier.apply(client, chunk, tables, stop));
-        let mut applied =
-            chunks.find(|applied| !matches!(applied, Ok(Applied::Done))).unwrap_or(Ok(Applied::Done));
+        let mut applied = applier.apply(client, &window.chunks, tables, stop);
         if let (Ok(Applied::Done), Some(large)) = (&applied, &window.large) {
             applied = self.applier.apply_large(&mut self.client, large, &mut self.tables, stop);
         }

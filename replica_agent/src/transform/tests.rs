@@ -26,6 +26,7 @@ fn table(values: &[(&str, &str)], row_filter: Option<&str>, operations: Operatio
         oid: 1,
         only: true,
         one_by_one: false,
+        fires_for_nothing: false,
         columns: vec![
             column("id", Some("id"), "integer", 23),
             column("name", Some("name"), "text", 25),
