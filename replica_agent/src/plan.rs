@@ -64,6 +64,19 @@ impl Window {
         transaction.or(self.large.as_ref().map(|large| &large.transaction))?.origin.as_deref()
     }
 
+    /// Its plan takes as much memory as its chunks, or more.
+    pub fn drop_plan(&mut self) {
+        self.plan = None;
+    }
+
+    /// Makes the plan anew that was dropped, if it had one.
+    pub fn plan_again(&mut self) {
+        let mut planner = Planner { chunks: std::mem::take(&mut self.chunks), ..Planner::default() };
+        let fits = (1..=planner.chunks.len()).all(|n| planner.net.add(&planner.chunks[..n]));
+        let Window { chunks, plan, .. } = planner.finish(None);
+        (self.chunks, self.plan) = (chunks, plan.filter(|_| fits));
+    }
+
     /// About the memory that it takes.
     pub fn bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(|chunk| chunk.payload.len() + CHUNK_BYTES).sum();

@@ -17,8 +17,9 @@
 //!
 //! # Doing it again
 //!
-//! The windows of a batch are kept until its commit is answered. When they take too much the answered ones are let go,
-//! and that batch is ended step by step: until then a window that fails is alone behind its savepoint.
+//! The windows of a batch are kept until its commit is answered, without their plans, which are made anew. When they take
+//! too much those that are applied are let go, and that batch is prepared only when all of it is applied: until then what
+//! fails goes back to the savepoint before it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,9 +38,12 @@ use crate::reader::End;
 use crate::stages::Stages;
 use crate::wake::Stop;
 
-/// What the windows that are kept may take together.
+/// What the windows that are kept may take together; the slave should not run out of work in a round trip.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
-const KEPT_COUNT: usize = 64;
+const KEPT_BYTES_FAR: usize = 8 * 1024 * 1024;
+const KEPT_COUNT: usize = 256;
+/// From so long a round trip on a slave is far.
+const FAR: Duration = Duration::from_millis(5);
 /// Batches that a slave nearby has before it. A batch costs it about the same however many transactions are joined in
 /// it: while it is busy with these, what comes gathers. One farther away has one more for each such part of the way.
 const BATCHES_AHEAD: u128 = 2;
@@ -56,6 +60,8 @@ pub(super) struct Stream {
     kept: VecDeque<Kept>,
     /// Some windows of the batch at hand are not kept.
     let_go: bool,
+    /// Of them some were applied step by step, and may have had conflicts.
+    stepped: bool,
     committed: VecDeque<Committed>,
 }
 
@@ -89,7 +95,17 @@ impl Stream {
         let ahead = BATCHES_AHEAD + round_trip.as_micros() / PART_OF_THE_WAY.as_micros();
         let batches = self.kept.iter().filter(|kept| kept.ended).count();
         let bytes: usize = self.kept.iter().map(|kept| kept.window.bytes()).sum();
-        batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > KEPT_BYTES)
+        let at_most = if round_trip >= FAR { KEPT_BYTES_FAR } else { KEPT_BYTES };
+        batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > at_most)
+    }
+
+    /// The windows that nobody else has need their plans no more, unless they fail.
+    fn drop_plans(&mut self) {
+        for kept in &mut self.kept {
+            if let Some(window) = Arc::get_mut(&mut kept.window) {
+                window.drop_plan();
+            }
+        }
     }
 }
 
@@ -97,6 +113,7 @@ impl SlaveSession {
     /// Applies a window, and commits the batch if it is its last: sends it if that can be, without waiting for more than
     /// there is room for.
     pub fn take(&mut self, window: &Arc<Window>, stop: &Stop) -> Result<Applied> {
+        self.stream.drop_plans();
         if !self.can_send(window)? {
             let applied = self.settle(stop)?;
             return if applied == Applied::Done { self.step(window, stop) } else { Ok(applied) };
@@ -111,29 +128,38 @@ impl SlaveSession {
         }
         let mut applied = Applied::Done;
         if let Some(end) = window.end.as_ref().filter(|end| end.whole) {
-            if !self.stream.let_go {
-                self.send_commit(end)?;
-            } else {
+            if self.stream.let_go {
                 applied = self.settle(stop)?;
-                // Unless it had to be done again, and so is committed.
-                if self.phase == Phase::Open {
-                    self.commit_step(end)?;
+            }
+            // Unless it had to be done again, and so is committed.
+            if applied == Applied::Done && self.phase == Phase::Open {
+                match self.stream.stepped {
+                    true => self.commit_step(end)?,
+                    false => self.send_commit(end)?,
                 }
             }
         }
         self.client.turn();
         failpoint::hit("commit.sent");
-        let round_trip = self.client.round_trip();
-        while applied == Applied::Done && self.stream.is_full(round_trip) {
-            let answered = self.client.answered();
-            let next = self.stream.kept.iter().map(|kept| kept.committed).find(|&mark| mark > answered);
-            applied = self.settle_to(next.unwrap_or(answered), stop)?;
-            if next.is_none() && self.stream.is_full(round_trip) {
-                // All that is kept is of the batch at hand, and applied.
-                let kept = self.stream.kept.pop_front();
-                kept.iter().for_each(|kept| self.stages.add(&kept.stages));
-                self.stream.let_go = true;
-            }
+        while applied == Applied::Done && self.stream.is_full(self.client.round_trip()) {
+            applied = self.make_room(stop)?;
+        }
+        Ok(applied)
+    }
+
+    /// Waits for the first window that is kept, or for its batch if that has ended.
+    fn make_room(&mut self, stop: &Stop) -> Result<Applied> {
+        let Some(&Kept { batch, committed, .. }) = self.stream.kept.front() else { return Ok(Applied::Done) };
+        let ended = self.stream.kept.iter().find(|kept| kept.batch == batch && kept.ended);
+        if let Some(committed) = ended.map(|kept| kept.committed) {
+            return self.settle_to(committed, stop);
+        }
+        let applied = self.settle_to(committed, stop)?;
+        // Unless it had to be done again.
+        if self.stream.kept.front().is_some_and(|kept| kept.committed == committed) {
+            let kept = self.stream.kept.pop_front();
+            kept.iter().for_each(|kept| self.stages.add(&kept.stages));
+            self.stream.let_go = true;
         }
         Ok(applied)
     }
@@ -164,6 +190,7 @@ impl SlaveSession {
         // This window is not kept, so the batch at hand is not whole.
         self.let_kept_go();
         self.stream.let_go = self.phase == Phase::Open;
+        self.stream.stepped = self.stream.let_go;
         let end = window.end.as_ref().filter(|end| end.whole || self.ends_with_origin());
         match (&applied, end) {
             (Applied::Done, Some(end)) if self.phase == Phase::Idle => {
@@ -180,7 +207,7 @@ impl SlaveSession {
         self.let_kept_go();
         self.prepare(&end.position, self.batch + 1)?;
         let conflicts = self.commit()?;
-        self.stream.let_go = false;
+        (self.stream.let_go, self.stream.stepped) = (false, false);
         let (end, batch) = (end.clone(), self.batch);
         self.stream.committed.push_back(Committed { end, batch, conflicts, nothing: false });
         Ok(())
@@ -306,6 +333,7 @@ impl SlaveSession {
         self.client.send_batch(commit);
         self.point("commit.after_commit");
         (self.phase, self.batch, self.durable) = (Phase::Idle, batch, self.two_phase);
+        self.stream.let_go = false;
         let conflicts = self.applier.end_batch();
         if let Some(last) = self.stream.kept.back_mut() {
             (last.prepared, last.committed, last.ended) = (prepared, self.client.sent(), true);
@@ -399,13 +427,16 @@ impl SlaveSession {
             // Of a batch that has not ended, be it this one or one behind it.
             self.rollback()?;
             self.applier.end_batch();
-            self.stream.let_go = false;
+            (self.stream.let_go, self.stream.stepped) = (false, false);
         } else {
             self.run("rollback to savepoint a_window")?;
             self.stream.let_go = true;
         }
         self.batch = batch - 1;
-        for kept in again {
+        for mut kept in again {
+            if let Some(window) = Arc::get_mut(&mut kept.window) {
+                window.plan_again();
+            }
             let applied = self.step(&kept.window, stop)?;
             if applied != Applied::Done {
                 return Ok(applied);

@@ -158,16 +158,20 @@ proptest! {
         before in prop::collection::btree_map(0..6u8, any::<Columns>(), 0..6),
         transactions in prop::collection::vec(prop::collection::vec(op(), 0..12), 1..4),
     ) {
-        let (mut master, mut slave) = (before.clone(), before);
+        let (mut master, mut slave, mut again) = (before.clone(), before.clone(), before);
         let mut planner = Planner::default();
         for (xid, ops) in transactions.iter().enumerate() {
             let mut payload = Payload::new();
             ops.iter().for_each(|op| payload.run(op, &mut master));
             prop_assert!(planner.add(chunk(payload.0, xid as Xid)).is_ok());
         }
-        let window = planner.finish(None);
+        let mut window = planner.finish(None);
         carry_out(&window, &mut slave);
-        prop_assert_eq!(slave, master);
+        prop_assert_eq!(&slave, &master);
+        window.drop_plan();
+        window.plan_again();
+        carry_out(&window, &mut again);
+        prop_assert_eq!(again, master);
         prop_assert_eq!(window.plan.unwrap().tables[0].xids, (0, transactions.len() as Xid - 1));
     }
 }
