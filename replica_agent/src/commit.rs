@@ -104,6 +104,7 @@ pub struct SlaveSession {
     mover: Statement,
     /// The same for the stream.
     move_on: Statement,
+    looker: Option<Statement>,
     timeline: i32,
     phase: Phase,
     stream: Stream,
@@ -219,6 +220,13 @@ impl SlaveSession {
         sequences.hear_all(all);
         sequences.catch_up(&mut self.client)?;
         self.answered()
+    }
+
+    /// Takes note of where they stand: the next batch brings the slave's there.
+    pub fn hear_of_sequences(&mut self, all: &[Moved]) {
+        if let Some(sequences) = &mut self.sequences {
+            sequences.hear_anew(all);
+        }
     }
 
     /// Is the slave still there?

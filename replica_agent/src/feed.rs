@@ -150,6 +150,11 @@ impl Feed {
         Ok(Feed { items, stop: context.stop.clone(), pulse, _quit: quit })
     }
 
+    /// Nothing is there to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// The next item; `None` when it does not come in time.
     pub fn next(&self, timeout: Duration) -> Result<Option<Item>> {
         self.pulse.asleep(timeout, || {

@@ -260,6 +260,17 @@ impl Follower {
         self.hear(moved);
     }
 
+    /// Takes in where all of them stand, and looks anew for those that the slave did not have.
+    pub fn hear_anew(&mut self, moved: &[Moved]) {
+        self.known.retain(|_, oid| oid.is_some());
+        let new = |moved: &&Moved| {
+            let oid = moved.sequence.oid;
+            !self.known.contains_key(&oid) || self.heard.get(&oid) != Some(*moved)
+        };
+        let new: Vec<Moved> = moved.iter().filter(new).cloned().collect();
+        self.hear(&new);
+    }
+
     /// Sends what sets the slave's sequences that are behind. Part of no transaction: only the rows wait for it.
     pub fn catch_up(&mut self, client: &mut Pipe) -> Result<()> {
         if let Some(Behind { set, oids, values, called }) = self.behind(client)? {

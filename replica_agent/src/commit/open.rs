@@ -76,6 +76,7 @@ impl SlaveSession {
             applier: Applier::new(agent, slave, skips),
             mover,
             move_on,
+            looker: None,
             timeline: 0,
             phase: Phase::Idle,
             stream: Stream::default(),

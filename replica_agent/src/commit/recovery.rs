@@ -40,6 +40,23 @@ impl SlaveSession {
         }
         Ok(())
     }
+
+    /// Whether `recover` would find nothing, and nothing else was asked for there. A round trip, behind all that was sent;
+    /// what that has prepared is committed by then.
+    pub fn is_calm(&mut self) -> Result<bool> {
+        if self.route.ends_at_a_node() {
+            return Ok(false);
+        }
+        let failed = |e| Error::from_pg(format!("could not look after slave \"{}\"", self.name), e);
+        let looker = match &self.looker {
+            Some(looker) => looker.clone(),
+            None => self.client.prepare(include_str!("../sql/look.sql")).map_err(failed)?,
+        };
+        let prefix = gid_prefix(&self.agent, &self.name);
+        let row = self.client.query_one(&looker, &[&prefix, &self.agent, &self.name]).map_err(failed)?;
+        self.looker = Some(looker);
+        Ok(row.get(0))
+    }
 }
 
 /// Makes this session the only one that is at work for the slave, until it ends.

@@ -46,6 +46,7 @@ impl Member {
         let (mut looked, mut look_after) = (Instant::now(), timer);
         let mut open = false;
         let mut batches = 0;
+        let mut batches_looked = 0;
         // While something is not answered, between two looks for answers.
         let mut nap = FIRST_NAP;
         // Where the stream is when all that it brought since the last commit had come from this slave, and since when.
@@ -66,6 +67,8 @@ impl Member {
                 true => feed.next(nap),
                 false => feed.next(timeout),
             };
+            // Comes behind all that was sent, so it takes no more than waiting for that.
+            let calm = if waiting && look { Some(self.session.is_calm()?) } else { None };
             let applied = match &item {
                 Ok(Some(Item::Window(window))) if context.careful => self.session.step(window, &context.stop),
                 Ok(Some(Item::Window(window))) => self.session.take(window, &context.stop),
@@ -117,17 +120,24 @@ impl Member {
             }
             if looked.elapsed() >= look_after {
                 let began = Instant::now();
-                self.session.recover(&mut |_| Ok(true))?;
+                let calm = calm.map_or_else(|| self.session.is_calm(), Ok)?;
+                if !calm {
+                    self.session.recover(&mut |_| Ok(true))?;
+                }
                 if !self.session.tables.complete(&control.captured()?) {
                     self.wait_for_new_tables(context, control)?;
                     self.copy_new_tables(context, control)?;
                     return Ok(Ended::NewTables);
                 }
-                self.catch_up_sequences(control)?;
-                if target.is_none() {
+                if batches == batches_looked && feed.is_empty() {
+                    self.catch_up_sequences(control)?;
+                } else if self.session.follows_sequences() {
+                    self.session.hear_of_sequences(&control.sequences()?);
+                }
+                if target.is_none() && !calm {
                     self.begin_again(context, control)?;
                 }
-                looked = Instant::now();
+                (looked, batches_looked) = (Instant::now(), batches);
                 // Nothing is under way meanwhile, and a far slave takes its time.
                 look_after = timer.max(began.elapsed() * LOOK_SHARE);
             }
