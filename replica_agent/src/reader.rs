@@ -253,7 +253,7 @@ impl Reader {
         let sequences = std::mem::take(&mut self.sequences.told).into();
         let long = |head: &Head| head.payload.is_none().then_some((head.transaction.xid, head.chunks));
         let long: Vec<_> = heads.iter().filter_map(long).collect();
-        let mut ahead = Ahead::new(long);
+        let mut ahead = Ahead::new(&self.client, long);
         for (run, end) in runs(heads, position, settled, more, &sequences) {
             for head in run {
                 match head.payload {

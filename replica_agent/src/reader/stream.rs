@@ -13,12 +13,31 @@ use crate::large::Large;
 use crate::pipe::{Begun, Pipe};
 use crate::position::Xid;
 
-/// Chunks per statement while a large transaction streams.
-const CHUNKS_MAX: i64 = 128;
-/// A transaction of no more is asked for ahead: its chunks come in one answer, and many of them wait for no memory.
-const FEW_CHUNKS: i32 = 16;
-/// No more are asked for while so many are on their way.
-const CHUNKS_AHEAD: i64 = 64;
+/// How much is asked for at once.
+#[derive(Clone, Copy)]
+struct Amounts {
+    /// Chunks per statement while a large transaction streams.
+    chunks: i64,
+    /// A transaction of no more is asked for ahead: its chunks come in one answer.
+    few: i32,
+    /// No more are asked for while so many are on their way.
+    ahead: i64,
+}
+
+/// So few that they find room on the way: the master does not have to wait with them for a slave that is slow.
+const NEAR: Amounts = Amounts { chunks: 128, few: 16, ahead: 64 };
+/// Up to 5 MB in one round trip, and then all are taken in before any is handed on.
+const FAR: Amounts = Amounts { chunks: 512, few: 128, ahead: 512 };
+/// From so long a round trip on the master is far.
+const FAR_FROM: Duration = Duration::from_millis(5);
+
+fn amounts(client: &Pipe) -> Amounts {
+    if client.round_trip() >= FAR_FROM {
+        FAR
+    } else {
+        NEAR
+    }
+}
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
 const PART_BYTES: usize = 1024 * 1024;
 /// A chunk that is larger is not read here, but by those who apply it, piece by piece.
@@ -32,17 +51,21 @@ pub(super) struct Ahead {
     begun: VecDeque<(Begun, i64)>,
     /// On their way.
     chunks: i64,
+    amounts: Amounts,
 }
 
 impl Ahead {
-    pub(super) fn new(mut heads: Vec<(Xid, i32)>) -> Self {
-        heads.retain(|&(_, chunks)| chunks <= FEW_CHUNKS);
-        Ahead { heads: heads.into_iter(), begun: VecDeque::new(), chunks: 0 }
+    pub(super) fn new(client: &Pipe, mut heads: Vec<(Xid, i32)>) -> Self {
+        let amounts = amounts(client);
+        heads.retain(|&(_, chunks)| chunks <= amounts.few);
+        Ahead { heads: heads.into_iter(), begun: VecDeque::new(), chunks: 0, amounts }
     }
 
     /// The chunks of the next transaction of some; those behind it are asked for.
     fn next(&mut self, client: &mut Pipe, statement: &Statement) -> Result<Vec<Row>> {
-        while self.chunks < CHUNKS_AHEAD {
+        let takes_in = self.amounts.ahead > NEAR.ahead;
+        let asks = !takes_in || self.begun.is_empty();
+        while asks && self.chunks < self.amounts.ahead {
             let Some((xid, chunks)) = self.heads.next() else { break };
             let chunks = i64::from(chunks);
             let start = Owned::Int8(i64::MIN);
@@ -50,10 +73,13 @@ impl Ahead {
                 Owned::Text(Some(xid.to_string())),
                 start,
                 Owned::Int8(i64::MIN),
-                Owned::Int8(CHUNKS_MAX),
+                Owned::Int8(self.amounts.chunks),
             ];
             self.begun.push_back((client.begin_query(statement, params), chunks));
             self.chunks += chunks;
+        }
+        if takes_in && asks {
+            self.take_in(client);
         }
         let Some((begun, chunks)) = self.begun.pop_front() else { return Ok(Vec::new()) };
         self.chunks -= chunks;
@@ -82,7 +108,8 @@ impl Reader {
         let (mut seq, mut id) = (i64::MIN, i64::MIN);
         let mut found: i64 = 0;
         let mut begun: Option<Beginning> = None;
-        let mut first_rows = match expected <= FEW_CHUNKS {
+        let Amounts { chunks: at_once, few, .. } = ahead.amounts;
+        let mut first_rows = match expected <= few {
             true => Some(ahead.next(&mut self.client, &self.chunks)?),
             false => None,
         };
@@ -107,7 +134,7 @@ impl Reader {
                 Some(rows) => rows,
                 None => {
                     ahead.take_in(&mut self.client);
-                    self.client.query(&self.chunks, &[&xid, &seq, &id, &CHUNKS_MAX]).map_err(read_failed)?
+                    self.client.query(&self.chunks, &[&xid, &seq, &id, &at_once]).map_err(read_failed)?
                 }
             };
             for row in &rows {
@@ -138,7 +165,7 @@ impl Reader {
                 };
                 parts.add(Chunk { transaction: Arc::clone(transaction), payload })?;
             }
-            if (rows.len() as i64) < CHUNKS_MAX {
+            if (rows.len() as i64) < at_once {
                 break;
             }
         }
