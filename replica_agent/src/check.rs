@@ -9,7 +9,9 @@ use postgres::Client;
 
 use crate::check_mapping;
 use crate::check_slave;
+use crate::commit::Standing;
 use crate::config::{Config, Slave};
+use crate::control::Control;
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::log_columns::LogColumn;
@@ -20,6 +22,7 @@ use crate::schema;
 use crate::sequences::{self, Bounds, Moved};
 use crate::session::{connect_master, connect_slave};
 use crate::shape::{shapes, Shape};
+use crate::wake::Cancels;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -170,7 +173,11 @@ pub fn check(config: &Config) -> Report {
     let mut servers = Vec::new();
     for slave in &config.slaves {
         let checked = connect_slave(slave).and_then(|mut client: Client| {
-            check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report)
+            let server = check_slave::check(&mut client, config, slave, facts.as_ref(), &mut report)?;
+            if facts.is_some() {
+                recognised(&mut client, config, slave)?;
+            }
+            Ok(server)
         });
         match checked {
             Err(e) => report.failed(&e),
@@ -202,6 +209,21 @@ pub fn preflight(master: &mut Client, slave: &mut Client, config: &Config, which
     let server = check_slave::check(slave, config, which, facts.as_ref(), &mut report)?;
     enough_prepared(&[(which, server)], &mut report);
     report.into_result()
+}
+
+/// Whether the master still knows what the slave has applied.
+fn recognised(client: &mut Client, config: &Config, slave: &Slave) -> Result<()> {
+    let on_record = check_slave::is_on_record(client).map_err(|e| {
+        Error::from_pg(format!("could not look for the position of slave \"{}\"", slave.name), e)
+    })?;
+    let standing = match on_record {
+        true => Standing::read(client, config.agent_name(), &slave.name)?,
+        false => None,
+    };
+    if let Some(standing) = standing {
+        Control::open(config, &Cancels::default())?.recognise(&slave.name, &standing)?;
+    }
+    Ok(())
 }
 
 /// Slaves on one server share its prepared transactions.

@@ -312,7 +312,7 @@ fn orphans(
 }
 
 /// Can it be read which tables have been copied, and by whom?
-fn is_on_record(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
+pub(crate) fn is_on_record(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
     let readable = "select coalesce(bool_and(has_table_privilege(t, 'SELECT')), false)
                       from unnest(array[to_regclass('pyreplica_agent.copied_table'), to_regclass('pyreplica_agent.position')]) t
                      having count(t) = 2";

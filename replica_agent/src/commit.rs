@@ -43,6 +43,7 @@ use crate::node::Route;
 use crate::pipe::Pipe;
 use crate::position::Position;
 use crate::sequences::{Follower, Moved};
+use crate::session::Session;
 use crate::stages::{Stages, Total};
 use crate::tables::Tables;
 use crate::tell::Teller;
@@ -121,16 +122,14 @@ enum Phase {
     Prepared,
 }
 
-impl SlaveSession {
-    /// Reads the position; `None` before the first start.
-    pub fn standing(&mut self) -> Result<Option<Standing>> {
-        let row =
-            self.client.query_opt(include_str!("sql/position.sql"), &[&self.agent, &self.name]).map_err(
-                |e| Error::from_pg(format!("could not read the position of slave \"{}\"", self.name), e),
-            )?;
+impl Standing {
+    /// Reads it; `None` before the first start.
+    pub fn read(client: &mut impl Session, agent: &str, slave: &str) -> Result<Option<Self>> {
+        let row = client
+            .query_opt(include_str!("sql/position.sql"), &[&agent, &slave])
+            .map_err(|e| Error::from_pg(format!("could not read the position of slave \"{slave}\""), e))?;
         let Some(row) = row else { return Ok(None) };
-        self.batch = row.get("batch");
-        let standing = Standing {
+        Ok(Some(Standing {
             master: MasterId {
                 system_identifier: row.get("system_identifier"),
                 timeline: row.get("timeline"),
@@ -142,10 +141,19 @@ impl SlaveSession {
                 last_xid: row.get::<_, Option<&str>>("last_xid").and_then(|x| x.parse().ok()),
                 last_ts: row.get("last_ts"),
             },
-            batch: self.batch,
-        };
-        self.timeline = standing.master.timeline;
-        Ok(Some(standing))
+            batch: row.get("batch"),
+        }))
+    }
+}
+
+impl SlaveSession {
+    /// Where it stands; `None` before the first start.
+    pub fn standing(&mut self) -> Result<Option<Standing>> {
+        let standing = Standing::read(&mut self.client, &self.agent, &self.name)?;
+        if let Some(standing) = &standing {
+            (self.batch, self.timeline) = (standing.batch, standing.master.timeline);
+        }
+        Ok(standing)
     }
 
     /// Writes the first position.

@@ -237,6 +237,19 @@ fn check_reports_everything_at_once() {
 }
 
 #[test]
+fn check_finds_that_the_master_is_behind_its_slave() {
+    let mut trio = Setup::new(TABLE).slaves(1).start();
+    trio.master.run("insert into t values (1)");
+    trio.catch_up();
+    trio.agent.stop();
+    trio.agent.run(&["check"]).expect_code(0);
+    trio.master
+        .run("drop extension pyreplica cascade; create extension pyreplica; select pyreplica.add_table('t')");
+    let finished = trio.agent.run(&["check"]).expect_code(1).expect_text(&["is behind its slave \"slave1\""]);
+    assert!(!finished.text().contains("WARNING"), "{}", finished.text());
+}
+
+#[test]
 fn check_names_constraints_that_are_not_checked() {
     let trio = Setup::new("create table t (id int primary key, u int unique deferrable)").build();
     trio.agent.run(&["check"]).expect_code(0).expect_text(&["constraint t_u_key of table", "deferrable"]);
