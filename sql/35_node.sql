@@ -28,7 +28,8 @@ $$;
 comment on function pyreplica.renew_node() is 'makes a physical copy of a node another node';
 
 -- Where the node forwards our triggers fire for replicas too (ENABLE ALWAYS), and only there. None is disabled, or changes
--- would be missing on the slaves and nothing would say so: DISABLE TRIGGER ALL, as before a load, is not about ours.
+-- would be missing on the slaves and nothing would say so: DISABLE TRIGGER ALL, as before a load, is not about ours. The one
+-- of options is, since it never fires.
 create function pyreplica.keep_firing() returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -36,9 +37,11 @@ declare
     wrong record;
 begin
     for wrong in
-        select tgname, tgrelid::regclass as relation, tgenabled in ('D', 'R') and tgparentid = 0 as disabled from pg_trigger
+        select tgname, tgrelid::regclass as relation, pyreplica.is_options(tgargs) as options,
+               tgenabled in ('D', 'R') and tgparentid = 0 as disabled
+          from pg_trigger
          where tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
-           and tgenabled <> case when wanted then 'A' else 'O' end and not pyreplica.is_options(tgargs)
+           and tgenabled <> case when pyreplica.is_options(tgargs) then 'D' when wanted then 'A' else 'O' end
          order by tgparentid
     loop
         if wrong.disabled then
@@ -46,7 +49,8 @@ begin
                 detail = 'The table is replicated.', hint = 'To stop that use pyreplica.remove_table.';
         end if;
         execute format('alter table %s %s trigger %I', wrong.relation,
-                       case when wanted then 'enable always' else 'enable' end, wrong.tgname);
+                       case when wrong.options then 'disable' when wanted then 'enable always' else 'enable' end,
+                       wrong.tgname);
     end loop;
 end $$;
 

@@ -104,6 +104,14 @@ fn what_is_loaded_without_triggers_is_captured_all_the_same() {
     trio.master.run("alter table t enable trigger all");
     trio.master.run("truncate t; insert into t values (2)");
     trio.catch_up_and_compare();
+    trio.master.run(
+        "select pyreplica.remove_table('t'); select pyreplica.add_table('t', row_filter => 'id > 0');
+         alter table t disable trigger all; alter table t enable trigger all",
+    );
+    let enabled =
+        "select string_agg(distinct tgenabled::text, ' ') from pg_trigger where tgname like '!pyreplica_%'";
+    assert_eq!(trio.master.value(&format!("{enabled} and tgname <> '!pyreplica_options'")), "O");
+    assert_eq!(trio.master.value(&format!("{enabled} and tgname = '!pyreplica_options'")), "D");
 }
 
 #[test]
