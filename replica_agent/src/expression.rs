@@ -54,6 +54,14 @@ pub fn is_closed(text: &str) -> bool {
     open.is_empty()
 }
 
+/// Is it over columns by their bare names, and has no query inside? COPY takes such a condition.
+pub fn is_of_columns_alone(text: &str, row: &str) -> bool {
+    const QUERIES: [&str; 4] = ["select", "values", "table", "with"];
+    !words(text).iter().any(|word| {
+        matches!(word, Word::Name(name) if name == row || name == UNKNOWN || QUERIES.contains(&name.as_str()))
+    })
+}
+
 /// What is not taken apart here: a name with escapes.
 const UNKNOWN: &str = "U&";
 
@@ -134,6 +142,14 @@ mod tests {
         assert!(is_closed("(a[1] + b) * c(')', \"]\") /* ( */"));
         for open in ["a) or (b", "(a", "a)", "(a]", "a[1)]"] {
             assert!(!is_closed(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn columns_alone() {
+        assert!(is_of_columns_alone("lower(name) like 'select%' and id > 3", "people"));
+        for other in ["people.id > 3", "people is not null", "id in (select 1)", "id = (values (1))"] {
+            assert!(!is_of_columns_alone(other, "people"), "{other}");
         }
     }
 

@@ -87,7 +87,12 @@ pub fn build(
     if operation == SetOperation::Copy {
         let fits = set.iter().all(|c| field(c, table).is_some());
         let names = names()?;
-        return Ok(fits.then(|| format!("copy {} ({names}) from stdin (format binary)", table.sql_name)));
+        // Of a table with a rule only where `Transform::can_be_copied` says so.
+        let filter = table.rule.as_ref().and_then(|rule| rule.row_filter.as_ref());
+        let passing = filter.map_or_else(String::new, |filter| format!(" where ({filter}\n)"));
+        return Ok(
+            fits.then(|| format!("copy {} ({names}) from stdin (format binary){passing}", table.sql_name))
+        );
     }
     if key.iter().chain(set).any(|c| element(c, arrays).is_none()) {
         return Ok(None);

@@ -31,7 +31,7 @@ use postgres::types::Type;
 use crate::bind::type_of;
 use crate::decode::{Column, Relation};
 use crate::error::Result;
-use crate::expression::columns_used;
+use crate::expression::{columns_used, is_of_columns_alone};
 use crate::mapping::{Operations, Rule};
 use crate::own_types::OwnTypes;
 use crate::quote;
@@ -158,6 +158,23 @@ impl<'t> Transform<'t> {
             ("row_filter".to_owned(), uses, format!("select from {row} where ({filter}\n)"))
         });
         Ok(computed.chain(filter).collect())
+    }
+
+    /// Can rows be inserted by COPY with the filter as its condition? That is over the row as the slave is about to hold
+    /// it, under its names there: it has to be the master's, in all that the filter uses.
+    pub fn can_be_copied(&self) -> bool {
+        let Transform { table, relation, rule, filtered_by, .. } = self;
+        let is_same = |&n: &usize| {
+            let Some(column) = &relation.columns[n] else { return false };
+            let Ok(here) = table.column(column.name) else { return false };
+            let same_type = here.own_type == column.type_oid || column.type_oid == 0;
+            here.name == column.name && same_type && here.type_name == here.full_type
+        };
+        rule.operations.insert
+            && !rule.replaces
+            && rule.values.is_empty()
+            && filtered_by.iter().all(is_same)
+            && rule.row_filter.as_deref().is_none_or(|text| is_of_columns_alone(text, relation.name))
     }
 
     pub fn takes_updates(&self) -> bool {

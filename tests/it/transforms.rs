@@ -124,6 +124,21 @@ fn rows_are_filtered_by_their_key() {
     }
 }
 
+/// Where the slave's column holds less than the master's, by COPY or not.
+#[test]
+fn a_filter_is_over_the_values_of_the_master() {
+    let trio = Setup::new("create table t (n numeric primary key)")
+        .slave_schema("create table t (n numeric(10,0) primary key)")
+        .slaves(1)
+        .slave_line("[[slave.table]]\nname = \"public.t\"\nrow_filter = \"n % 10 > 1.4\"")
+        .build();
+    trio.once().expect_code(0);
+    trio.master.run("insert into t select 10 * i + 1.45 from generate_series(1, 3000) i");
+    trio.master.run("insert into t select 10 * i + 1.4 from generate_series(5001, 8000) i");
+    once(&trio);
+    assert_eq!(trio.slaves[0].value("select count(*), min(n), max(n) from t"), "3000|11|30001");
+}
+
 /// Enough rows for the statements of many, and an index whose column no UPDATE sets.
 #[test]
 fn many_rows_at_once() {

@@ -64,7 +64,16 @@ impl Applier {
     }
 
     pub(super) fn insert_mapped(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<()> {
-        let Target { table, relation, .. } = target;
+        let Target { table, relation, slave } = target;
+        if table.inserts.is_empty() {
+            return Ok(());
+        }
+        let types = self.own_types(client)?;
+        let by_copy =
+            Transform::new(slave, relation, &types)?.is_some_and(|transform| transform.can_be_copied());
+        if by_copy && self.copy(client, work, target)? {
+            return Ok(());
+        }
         let all: Vec<usize> = (0..relation.columns.len()).collect();
         let carried = Carried { key: &[], new: &all, old: &[] };
         let rows = table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));

@@ -205,18 +205,11 @@ impl Applier {
         if rows == 0 {
             return Ok(());
         }
+        if self.copy(client, work, target)? {
+            return Ok(());
+        }
         let all = slave.taken(relation, 0..relation.columns.len());
         let values = || table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));
-        let bytes = || values().flatten().flatten().map(<[u8]>::len).sum::<usize>();
-        if copy_pays(client, rows, bytes) {
-            if let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? {
-                let fields: Vec<Field> = columns(relation, &all)
-                    .iter()
-                    .map(|c| field(c, &target.slave).unwrap_or(Field::AsItIs))
-                    .collect();
-                return work.copy(client, relation, &statement, &fields, values());
-            }
-        }
         if rows > 1 {
             if let Some(statement) = self.prepare_set(client, target, SetOperation::Insert, &[], &all)? {
                 let mut arrays = new_arrays(&columns(relation, &all), &self.arrays, rows);
@@ -231,6 +224,24 @@ impl Applier {
             self.send_one(client, relation, Operation::Insert, &[], &all, &[], &row)?;
         }
         Ok(())
+    }
+
+    /// Inserts the rows by COPY; false where that does not pay, or is not possible.
+    pub(super) fn copy(&mut self, client: &mut Pipe, work: &Work, target: &Target) -> Result<bool> {
+        let Target { table, relation, slave } = target;
+        let all = slave.taken(relation, 0..relation.columns.len());
+        let values = || table.inserts.iter().map(|&row| work.plan.columns(work.chunks, row, &all));
+        let bytes = || values().flatten().flatten().map(<[u8]>::len).sum::<usize>();
+        if !copy_pays(client, table.inserts.len(), bytes) {
+            return Ok(false);
+        }
+        let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? else {
+            return Ok(false);
+        };
+        let fields: Vec<Field> =
+            columns(relation, &all).iter().map(|c| field(c, slave).unwrap_or(Field::AsItIs)).collect();
+        work.copy(client, relation, &statement, &fields, values())?;
+        Ok(true)
     }
 
     /// Sends the change of one row; waits where it cannot be a statement that counts.
