@@ -32,18 +32,32 @@ use crate::pg::lock::{self, Holder};
 
 /// How soon a dozer looks for writers that did not see it; from then on at intervals that double.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
-/// On a master so busy that there is always something, batches gather for so long.
-const GATHER: Duration = Duration::from_micros(500);
+/// Where transactions come faster than one by one can be read, they gather: so many times as long as reading takes.
+const GATHER: u32 = 8;
+const LONGEST_GATHER: Duration = Duration::from_millis(4);
+/// What takes longer is waiting, for a slave or a processor. So what comes less often never gathers.
+const LONGEST_READING: Duration = Duration::from_micros(800);
 
 thread_local! {
     static LAST: RefCell<Option<Doze>> = const { RefCell::new(None) };
 }
 
-/// The log when a doze ended: what was committed by then, the next statement sees.
+/// A doze that has ended.
 struct Doze {
+    begun: Instant,
+    /// The id drawn last when it began.
+    last_id: i64,
+    /// The log when it ended: what was committed by then, the next statement sees.
     state: State,
-    /// It had something to look at from the beginning.
-    short: bool,
+    ended: Instant,
+    pace: Pace,
+}
+
+/// How long it was lately from one id to the next, and from the end of a doze, through reading, to the next one.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    interval: Duration,
+    reading: Duration,
 }
 
 struct State {
@@ -82,23 +96,47 @@ fn still_there(earlier: &[Holder], now: &[Holder]) -> bool {
 #[pg_extern(sql = false)]
 fn doze(at_most: i32) -> String {
     let Some(log) = LogTables::find() else { error::no_log() };
+    let (begun, last_id) = (Instant::now(), log.last_id());
+    let last = LAST.take();
+    let pace = last.as_ref().map(|last| last.pace_until(begun, last_id)).unwrap_or_default();
     // What sets it from here on is waited for.
     latch::reset();
+    let gather = pace.gather();
+    if !gather.is_zero() {
+        latch::wait(gather);
+    }
     lock::doze(log.ids);
     let mut state = State::of(&log);
-    let last = LAST.take();
-    let short = last.as_ref().is_none_or(|last| !state.is_still(&last.state));
-    if !short {
+    if last.is_some_and(|last| state.is_still(&last.state)) {
         wait(&log, &state.writers, Duration::from_millis(at_most.max(0) as u64));
-        state = State::of(&log);
-    } else if last.is_some_and(|last| last.short) {
-        latch::wait(GATHER);
         state = State::of(&log);
     }
     lock::end_doze(log.ids);
     let text = state.to_string();
-    LAST.set(Some(Doze { state, short }));
+    LAST.set(Some(Doze { begun, last_id, state, ended: Instant::now(), pace }));
     text
+}
+
+impl Doze {
+    /// The pace when the next doze begins, at an id.
+    fn pace_until(&self, now: Instant, last_id: i64) -> Pace {
+        let ids = u32::try_from(last_id - self.last_id).unwrap_or(u32::MAX).max(1);
+        let lately = |before: Duration, last: Duration| (before * 3 + last) / 4;
+        Pace {
+            interval: lately(self.pace.interval, (now - self.begun) / ids),
+            reading: lately(self.pace.reading, LONGEST_READING.min(now - self.ended)),
+        }
+    }
+}
+
+impl Pace {
+    /// For so long transactions gather.
+    fn gather(self) -> Duration {
+        match self.interval < self.reading {
+            true => LONGEST_GATHER.min(self.reading * GATHER),
+            false => Duration::ZERO,
+        }
+    }
 }
 
 /// Until we are woken, or one of these writers, who may not have seen us, has ended.
@@ -136,4 +174,37 @@ fn arm(slow: Option<Vec<String>>) -> String {
 fn disarm() -> bool {
     let Some(log) = LogTables::find() else { error::no_log() };
     lock::wake(log.ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// How long they gather in the end, where an id is drawn at each interval, and read after so long at the soonest.
+    fn check(reads: u32, interval: Duration, reading: Duration, expected: Duration) {
+        let cycle = interval.max(reading);
+        let ids = i64::try_from(cycle.as_nanos() / interval.as_nanos()).unwrap();
+        let begun = Instant::now();
+        let state = || State { last_id: 0, writers: Vec::new() };
+        let mut last = Doze { begun, last_id: 0, state: state(), ended: begun, pace: Pace::default() };
+        for _ in 0..reads {
+            last.ended = last.begun + (cycle - reading);
+            let (begun, last_id) = (last.begun + cycle, last.last_id + ids);
+            last =
+                Doze { begun, last_id, state: state(), ended: begun, pace: last.pace_until(begun, last_id) };
+        }
+        let gather = last.pace.gather();
+        assert!(gather.abs_diff(expected) < MS / 100, "{gather:?}");
+    }
+
+    #[test]
+    fn what_comes_faster_than_it_is_read_gathers() {
+        check(50, MS, MS / 4, Duration::ZERO);
+        check(50, MS / 4, MS, LONGEST_GATHER);
+        check(50, MS / 8, MS / 4, MS * 2);
+        // Not for a slave that keeps the reader waiting.
+        check(50, MS, MS * 5, Duration::ZERO);
+    }
 }
