@@ -11,7 +11,9 @@
 //! committed; setting is not undone with it, which does no harm, since they only go forward. All of them are read at
 //! the beginning of a stream and by the timer, which also finds what moved without leaving a row.
 //!
-//! One that counts in steps between those of the master goes its own way: what the one gives the other never does.
+//! One that counts in steps between those of the master goes its own way: what the one gives the other never does. The
+//! slave says so when it is to be set, since either may be altered at any moment; and one that counts in another way than
+//! the master's is set to a value of its own.
 //! What a slave does not have, may not set, or has between other limits is left alone, and said once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -179,11 +181,11 @@ pub fn on_slave(
 pub struct Names(HashMap<u32, Arc<Sequence>>);
 
 impl Names {
-    /// `flat`: oid, last value, and 1 if it was used, of each.
+    /// `flat`: of each its oid, last value, 1 if that was used, start and increment.
     pub fn resolve(&mut self, master: &mut impl Ask, flat: &[i64]) -> Result<Arc<[Moved]>> {
         let oid = |m: &[i64]| u32::try_from(m[0]).unwrap_or(0);
         let unknown: Vec<u32> =
-            flat.chunks_exact(3).map(oid).filter(|oid| !self.0.contains_key(oid)).collect();
+            flat.chunks_exact(5).map(oid).filter(|oid| !self.0.contains_key(oid)).collect();
         if !unknown.is_empty() {
             let rows = master
                 .query(include_str!("sql/sequence_names.sql"), &[&unknown])
@@ -191,9 +193,13 @@ impl Names {
             self.0.extend(rows.iter().map(Sequence::of).map(|s| (s.oid, Arc::new(s))));
         }
         // One that was dropped meanwhile has no name.
-        let moved = flat.chunks_exact(3).filter_map(|m| {
-            let sequence = Arc::clone(self.0.get(&oid(m))?);
-            Some(Moved { sequence, value: m[1], called: m[2] != 0 })
+        let moved = flat.chunks_exact(5).filter_map(|m| {
+            let sequence = self.0.get_mut(&oid(m))?;
+            let (start, increment) = (m[3], m[4]);
+            if (sequence.start, sequence.increment) != (start, increment) {
+                *sequence = Arc::new(Sequence { start, increment, ..Sequence::clone(sequence) });
+            }
+            Some(Moved { sequence: Arc::clone(sequence), value: m[1], called: m[2] != 0 })
         });
         Ok(moved.collect())
     }
@@ -214,12 +220,14 @@ pub struct Follower {
     said: Option<BTreeSet<String>>,
 }
 
-/// The slave's sequences that are behind: what sets them, and to what.
+/// The slave's sequences that may be behind: what sets them, where the master's stand, and how those count.
 struct Behind {
     set: Statement,
     oids: Vec<u32>,
     values: Vec<i64>,
     called: Vec<bool>,
+    starts: Vec<i64>,
+    increments: Vec<i64>,
 }
 
 impl Follower {
@@ -273,16 +281,20 @@ impl Follower {
 
     /// Sends what sets the slave's sequences that are behind. Part of no transaction: only the rows wait for it.
     pub fn catch_up(&mut self, client: &mut Pipe) -> Result<()> {
-        if let Some(Behind { set, oids, values, called }) = self.behind(client)? {
-            client.send(&set, vec![Owned::Oids(oids), Owned::Int8s(values), Owned::Bools(called)]);
+        if let Some(Behind { set, oids, values, called, starts, increments }) = self.behind(client)? {
+            let definitions = [Owned::Int8s(starts), Owned::Int8s(increments)];
+            let states = [Owned::Oids(oids), Owned::Int8s(values), Owned::Bools(called)];
+            client.send(&set, states.into_iter().chain(definitions).collect());
         }
         Ok(())
     }
 
     /// The same in another session, and waits.
     pub fn catch_up_now(&mut self, client: &mut impl GenericClient) -> Result<()> {
-        if let Some(Behind { set, oids, values, called }) = self.behind(client)? {
-            client.execute(&set, &[&oids, &values, &called]).map_err(|e| self.failed(e))?;
+        if let Some(Behind { set, oids, values, called, starts, increments }) = self.behind(client)? {
+            client
+                .execute(&set, &[&oids, &values, &called, &starts, &increments])
+                .map_err(|e| self.failed(e))?;
         }
         Ok(())
     }
@@ -293,11 +305,14 @@ impl Follower {
         }
         self.look_up(client)?;
         let (mut oids, mut values, mut called) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut starts, mut increments) = (Vec::new(), Vec::new());
         for moved in std::mem::take(&mut self.news).into_values() {
             if let Some(Some(oid)) = self.known.get(&moved.sequence.oid) {
                 oids.push(*oid);
                 values.push(moved.value);
                 called.push(moved.called);
+                starts.push(moved.sequence.start);
+                increments.push(moved.sequence.increment);
             }
         }
         if oids.is_empty() {
@@ -310,7 +325,7 @@ impl Follower {
                 self.set.insert(prepared.map_err(|e| self.failed(e))?).clone()
             }
         };
-        Ok(Some(Behind { set, oids, values, called }))
+        Ok(Some(Behind { set, oids, values, called, starts, increments }))
     }
 
     fn failed(&self, e: postgres::Error) -> Error {

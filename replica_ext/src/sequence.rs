@@ -45,7 +45,8 @@ fn sequence_state(sequence: Oid) -> Option<Vec<i64>> {
     sequence::states(&[sequence])[0].map(|(value, called)| vec![value, called.into()])
 }
 
-/// The replicated sequences that have moved since this session last asked, or all of them, as oid, last value, 0 or 1.
+/// The replicated sequences that have moved since this session last asked, or all of them, as oid, last value, 0 or 1,
+/// start and increment.
 #[pg_extern(sql = false)]
 fn moved_sequences(all: bool) -> Vec<i64> {
     xact::register();
@@ -61,7 +62,9 @@ fn moved_sequences(all: bool) -> Vec<i64> {
         for (&sequence, state) in sequences.iter().zip(sequence::states(sequences)) {
             let Some((value, called)) = state else { continue };
             if reader.told.insert(sequence, (value, called)) != Some((value, called)) {
-                moved.extend([i64::from(sequence.to_u32()), value, called.into()]);
+                // After the value: who altered the sequence has done so before it gave a value of the new kind.
+                let Some((start, increment)) = sequence::definition(sequence) else { continue };
+                moved.extend([i64::from(sequence.to_u32()), value, called.into(), start, increment]);
             }
         }
         moved

@@ -4,7 +4,7 @@ use pyreplica_tests::agent::Agent;
 use pyreplica_tests::db::Db;
 use pyreplica_tests::doc::example;
 use pyreplica_tests::nodes::Nodes;
-use pyreplica_tests::trio::shared_servers;
+use pyreplica_tests::trio::{shared_servers, Setup};
 use pyreplica_tests::wait::wait_for;
 
 const FILE: &str = "topologies.md";
@@ -152,4 +152,23 @@ fn what_cannot_be_spread_is_refused() {
     );
     let error = db.session_of("m_nobody").error("select pyreplica.spread_sequences('public', 1, 2)");
     assert_eq!(error.message(), "must be owner of sequence s");
+}
+
+/// The agent knew the sequence as it was before.
+#[test]
+fn a_sequence_that_is_altered_while_the_agent_runs_keeps_to_its_own_values() {
+    let mut trio = Setup::new("create table t (id serial primary key)").slaves(1).start();
+    let slave = trio.slaves[0].clone();
+    trio.master.run("insert into t default values");
+    trio.catch_up();
+    // WHEN it counts otherwise than the master's THEN it follows by values of its own
+    slave.run("alter sequence t_id_seq increment 10 start 5 restart 5");
+    trio.master.run("insert into t select from generate_series(1, 22)");
+    trio.catch_up();
+    assert_eq!(next(&slave, "t_id_seq", 2), "25 35");
+    // WHEN it counts between the master's THEN it goes its own way
+    trio.master
+        .run("alter sequence t_id_seq increment 10 start 101 restart 101; insert into t default values");
+    trio.catch_up();
+    assert_eq!(next(&slave, "t_id_seq", 1), "45");
 }

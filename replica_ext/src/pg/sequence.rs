@@ -23,6 +23,7 @@ struct SequenceForm {
     seqrelid: Oid,
     seqtypid: Oid,
     seqstart: i64,
+    seqincrement: i64,
 }
 
 /// A sequence of the log.
@@ -122,18 +123,24 @@ unsafe fn data_of(item: pg_sys::Item) -> *mut SequenceData {
     unsafe { item.add((*item.cast::<pg_sys::HeapTupleHeaderData>()).t_hoff as usize).cast() }
 }
 
-/// Whether the next value of a sequence is its first.
-pub fn is_at_start(oid: Oid) -> bool {
+/// Start and increment of a sequence; None when there is no such sequence (any more).
+pub fn definition(oid: Oid) -> Option<(i64, i64)> {
     // SAFETY: a row of pg_sequence exists for each sequence; the form is read before the tuple is released.
-    let start = unsafe {
+    unsafe {
         let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::SEQRELID as i32, Datum::from(oid));
         if tuple.is_null() {
-            return false;
+            return None;
         }
-        let start = (*pg_sys::GETSTRUCT(tuple).cast::<SequenceForm>()).seqstart;
+        let form = pg_sys::GETSTRUCT(tuple).cast::<SequenceForm>();
+        let definition = ((*form).seqstart, (*form).seqincrement);
         pg_sys::ReleaseSysCache(tuple);
-        start
-    };
+        Some(definition)
+    }
+}
+
+/// Whether the next value of a sequence is its first.
+pub fn is_at_start(oid: Oid) -> bool {
+    let Some((start, _)) = definition(oid) else { return false };
     let data = read(oid);
     !data.is_called && data.last_value == start
 }

@@ -19,7 +19,7 @@ pub mod tests {
     fn moved(all: bool) -> Vec<(String, i64, i64)> {
         let query = format!("select pyreplica.moved_sequences({all})");
         let flat = Spi::get_one::<Vec<i64>>(&query).expect("they can be read").expect("an array");
-        flat.chunks(3)
+        flat.chunks(5)
             .map(|m| {
                 let name = format!("select {}::oid::regclass::text", m[0]);
                 (Spi::get_one::<String>(&name).expect("a name").expect("a name"), m[1], m[2])
