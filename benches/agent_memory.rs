@@ -111,7 +111,8 @@ fn measure(master: &Db, slaves: &[Db], statements: &[&str], done: u32) -> u64 {
     }
     let peak = agent.peak_mebibytes();
     agent.stop();
-    // Nobody waits for this agent's slaves any more.
+    // Nobody waits for this agent's slaves any more, and another one may bring them the same tables.
     master.run("delete from pyreplica.slave");
+    slaves.iter().for_each(|slave| slave.run("delete from pyreplica_agent.position"));
     peak
 }
