@@ -3,7 +3,7 @@
 # PG_CONFIG   of the PostgreSQL to build for (default: Debian's PostgreSQL 15)
 # PREFIX      where `make install` puts the agent (default: /usr/local)
 # TEST        run only the server tests whose names contain this
-# SLAVE       with slaves of another major version: 13, 14, 16, 17 or 18
+# SLAVE       with slaves of another major version: 16, 17 or 18; with TEST
 # BENCH       run only this benchmark: capture_overhead, capture_instructions
 # ONLY        only the parts of it that these words name (an unknown word lists them)
 # ROUNDS      of each benchmark (default 5)

@@ -5,13 +5,11 @@
 # Debian has one version only; these builds come from the npm registry (initdb, postgres and libraries, no headers).
 set -eu
 case $1 in
-    13) version=13.23.0-beta.16 ;;
-    14) version=14.23.0-beta.17 ;;
     16) version=16.14.0-beta.17 ;;
     17) version=17.10.0-beta.17 ;;
     18) version=18.4.0-beta.17 ;;
     *)
-        echo "no PostgreSQL $1 to fetch: SLAVE may be 13, 14, 16, 17 or 18" >&2
+        echo "no PostgreSQL $1 to fetch: SLAVE may be 16, 17 or 18" >&2
         exit 2
         ;;
 esac

@@ -32,7 +32,7 @@ fn once_applies_what_was_committed_and_ends() {
     trio.assert_nothing_prepared();
 }
 
-/// In a backlog, and while the agent runs.
+/// As many as a reader in step asks for, one less and one more; in a backlog, and while it runs.
 #[test]
 fn any_number_of_transactions_arrives() {
     let mut trio = Setup::new(TABLE).build();

@@ -214,6 +214,22 @@ fn who_dozes_finds_what_did_not_see_it() {
     assert_eq!(dozing.join().expect("woken").rows("select id from t"), ["1"]);
 }
 
+/// A reader in step reads 100 transactions at once.
+#[test]
+fn more_comes_at_once_than_a_reader_in_step_asks_for() {
+    let mut trio = setup().start();
+    let mut session = trio.master.session();
+    for count in [99, 100, 101, 250] {
+        wait_for_sleepers(&trio.master, 1);
+        send_signal(trio.agent.pid(), "STOP");
+        for id in 0..count {
+            session.run(&format!("insert into t values ({count} * 1000 + {id})"));
+        }
+        send_signal(trio.agent.pid(), "CONT");
+        trio.catch_up_and_compare();
+    }
+}
+
 #[test]
 fn who_has_written_to_the_log_keeps_others_from_sleeping() {
     // GIVEN a transaction that has written a part to the log, and one that has not
