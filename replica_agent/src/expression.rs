@@ -77,8 +77,12 @@ fn words(text: &str) -> Vec<Word> {
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
         let rest = &text[at..];
-        if let Some(length) = opaque(text, at) {
+        if let Some(mut length) = opaque(text, at) {
             if c == '"' {
+                // A quote that is doubled stands inside of the name.
+                while rest[length..].starts_with('"') {
+                    length += opaque(text, at + length).unwrap_or(1);
+                }
                 let inside = rest[1..length].strip_suffix('"').unwrap_or(&rest[1..length]);
                 words.push(Word::Name(inside.replace("\"\"", "\"")));
             }
@@ -107,7 +111,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const COLUMNS: &[&str] = &["id", "name", "Mail", "région"];
+    const COLUMNS: &[&str] = &["id", "name", "Mail", "région", "5\" \"x\""];
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
@@ -128,6 +132,7 @@ mod tests {
         check("to_jsonb(people.*)", COLUMNS);
         check("(address).name || public.name", &[]);
         check("U&\"n\\0061me\"", COLUMNS);
+        check("\"5\"\" \"\"x\"\"\" > 1 and \"\"\"id\" is null", &["5\" \"x\""]);
         check("id::name", &["id", "name"]);
         check("$1", &[]);
     }

@@ -124,6 +124,22 @@ fn rows_are_filtered_by_their_key() {
     }
 }
 
+#[test]
+fn a_filter_may_use_a_column_with_quotes_in_its_name() {
+    for apply in ["net", "exact"] {
+        let line = format!(
+            "apply = \"{apply}\"\n[[slave.table]]\nname = \"public.t\"\nrow_filter = '\"5\"\" k\" > 10'"
+        );
+        let trio =
+            Setup::new("create table t (\"5\"\" k\" int primary key)").slaves(1).slave_line(&line).build();
+        trio.master.run("insert into t values (1), (2)");
+        trio.once().expect_code(0);
+        trio.master.run("update t set \"5\"\" k\" = 11 where \"5\"\" k\" = 1");
+        trio.once().expect_code(0);
+        assert_eq!(trio.slaves[0].rows("select * from t"), ["11"]);
+    }
+}
+
 /// Where the slave's column holds less than the master's, by COPY or not.
 #[test]
 fn a_filter_is_over_the_values_of_the_master() {
