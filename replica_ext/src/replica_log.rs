@@ -1,7 +1,7 @@
 //! Chunks decoded for people: rows of the `replica_log` view.
 
 use pgrx::prelude::*;
-use pgrx::{JsonB, PgSqlErrorCode};
+use pgrx::{spi, JsonB, PgSqlErrorCode};
 use serde_json::{Map, Value as Json};
 
 use crate::decode::{Malformed, Message, Messages, Relation, Value};
@@ -191,14 +191,7 @@ fn text_of_database(bytes: &[u8]) -> String {
 
 /// An identifier, quoted where it has to be.
 fn quote(name: &[u8]) -> String {
-    let name = text(name);
-    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-    if plain {
-        name
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
+    spi::quote_identifier(text(name))
 }
 
 fn quote_literal(text: &str) -> String {

@@ -5,7 +5,7 @@ use pyreplica_tests::trio::Setup;
 #[test]
 fn it_reads_like_the_statements() {
     let trio = Setup::new(
-        "create table t (id int primary key, v text); create table \"Odd\" (\"K\" text primary key)",
+        "create table t (id int primary key, v text); create table \"Odd\" (\"K\" text primary key, \"select\" int)",
     )
     .slaves(1)
     .build();
@@ -13,7 +13,7 @@ fn it_reads_like_the_statements() {
     session.run("set pyreplica.origin = 'elsewhere'");
     session.run(
         "begin; insert into t values (1, 'it''s'); update t set v = null where id = 1; delete from t;
-         insert into \"Odd\" values ('x'); truncate t; commit",
+         insert into \"Odd\" values ('x', 1); truncate t; commit",
     );
     assert_eq!(
         trio.master.rows("select op, relation, username, origin, key, new, old from pyreplica.replica_log"),
@@ -21,7 +21,7 @@ fn it_reads_like_the_statements() {
             r#"INSERT|public.t|postgres|elsewhere|{"id": 1}|{"v": "it's", "id": 1}|null"#,
             r#"UPDATE|public.t|postgres|elsewhere|{"id": 1}|{"v": null}|{"v": "it's"}"#,
             r#"DELETE|public.t|postgres|elsewhere|{"id": 1}|null|null"#,
-            r#"INSERT|public."Odd"|postgres|elsewhere|{"K": "x"}|{"K": "x"}|null"#,
+            r#"INSERT|public."Odd"|postgres|elsewhere|{"K": "x"}|{"K": "x", "select": 1}|null"#,
             "TRUNCATE|public.t|postgres|elsewhere|null|null|null",
         ]
     );
