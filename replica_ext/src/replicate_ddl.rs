@@ -33,12 +33,21 @@ fn replicate_ddl(statement: Option<&[u8]>) {
 }
 
 fn replicate(statement: &Statement) {
-    if statement.kind == Kind::Transaction {
-        refuse(
+    match statement.kind {
+        Kind::Transaction => refuse(
             &statement.sql,
             "it begins or ends a transaction",
             "All statements of a call belong to the transaction of the caller.",
-        );
+        ),
+        Kind::Session => refuse(
+            &statement.sql,
+            "it is for this session alone",
+            "A slave runs it in the session of its agent. Run it by itself.",
+        ),
+        Kind::SelectInto => {
+            refuse(&statement.sql, "it is a query that makes a table", "Write CREATE TABLE ... AS.")
+        }
+        _ => {}
     }
     // Of before: it may change either.
     let (settings, role) = (session::settings_of_meaning(), session::role_name(session::role()));

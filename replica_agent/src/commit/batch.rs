@@ -221,7 +221,10 @@ fn explain_prepare(slave: &str, e: postgres::Error) -> Error {
     match e.sqlstate() {
         Some("0A000") => e
             .detail("A trigger on one of the slave's tables, or a queued statement, used NOTIFY or a temporary table.")
-            .hint("Disable the trigger (or take ENABLE ALWAYS or ENABLE REPLICA from it), or set two_phase = false for this slave."),
+            .hint(format!(
+                "Disable the trigger (or take ENABLE ALWAYS or ENABLE REPLICA from it), set the statement aside with \
+                 \"replica_agent skip --slave {slave}\", or set two_phase = false for this slave."
+            )),
         Some("53400") => e.hint("Raise max_prepared_transactions on the server of the slave; each slave needs one."),
         _ => e,
     }

@@ -20,6 +20,10 @@ pub enum Kind {
     Transaction,
     /// SET, RESET, SHOW.
     Setting,
+    /// PREPARE, DECLARE, LISTEN, NOTIFY, CREATE TEMPORARY TABLE ...
+    Session,
+    /// SELECT ... INTO.
+    SelectInto,
     /// INSERT, UPDATE, DELETE, MERGE, TRUNCATE, COPY.
     Rows,
     Other,
@@ -60,7 +64,52 @@ unsafe fn kind(node: *mut pg_sys::Node) -> Kind {
         | NodeTag::T_MergeStmt
         | NodeTag::T_TruncateStmt
         | NodeTag::T_CopyStmt => Kind::Rows,
+        NodeTag::T_PrepareStmt
+        | NodeTag::T_ExecuteStmt
+        | NodeTag::T_DeallocateStmt
+        | NodeTag::T_DeclareCursorStmt
+        | NodeTag::T_FetchStmt
+        | NodeTag::T_ClosePortalStmt
+        | NodeTag::T_ListenStmt
+        | NodeTag::T_UnlistenStmt
+        | NodeTag::T_NotifyStmt
+        | NodeTag::T_DiscardStmt
+        | NodeTag::T_LoadStmt => Kind::Session,
+        // SAFETY: the tag says of what type the node is.
+        NodeTag::T_SelectStmt if unsafe { selects_into(node.cast()) } => Kind::SelectInto,
+        // SAFETY: as above.
+        _ if unsafe { creates_temporary(node) } => Kind::Session,
         _ => Kind::Other,
+    }
+}
+
+/// # Safety
+/// A valid node.
+unsafe fn selects_into(mut select: *mut pg_sys::SelectStmt) -> bool {
+    // SAFETY: of a UNION it stands in the first SELECT; the others are NULL or valid.
+    unsafe {
+        while !(*select).larg.is_null() {
+            select = (*select).larg;
+        }
+        !(*select).intoClause.is_null()
+    }
+}
+
+/// Does it make something in the schema of temporary objects, by its own words?
+///
+/// # Safety
+/// A valid node of a statement.
+unsafe fn creates_temporary(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the tag says of what type the node is, and so where the new name stands, which the grammar asks for.
+    unsafe {
+        let name = match (*node).type_ {
+            NodeTag::T_CreateStmt => (*node.cast::<pg_sys::CreateStmt>()).relation,
+            NodeTag::T_CreateTableAsStmt => (*(*node.cast::<pg_sys::CreateTableAsStmt>()).into).rel,
+            NodeTag::T_CreateSeqStmt => (*node.cast::<pg_sys::CreateSeqStmt>()).sequence,
+            NodeTag::T_ViewStmt => (*node.cast::<pg_sys::ViewStmt>()).view,
+            _ => return false,
+        };
+        (*name).relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char
     }
 }
 

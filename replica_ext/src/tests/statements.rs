@@ -65,6 +65,36 @@ pub mod tests {
         log_of("select pyreplica.replicate_ddl('create table t (id int); commit')");
     }
 
+    #[pg_test]
+    fn what_is_for_a_session_alone_is_refused() {
+        Spi::run("create table plain (id int)").expect("a table");
+        for statement in [
+            "prepare p as select 1",
+            "execute p",
+            "deallocate all",
+            "declare c cursor for select 1",
+            "fetch c",
+            "close c",
+            "listen x",
+            "unlisten x",
+            "notify x",
+            "load ''plpgsql''",
+            "create temp table t (id int)",
+            "create temp table t as select 1",
+            "create temp sequence s",
+            "create or replace temp view v as select 1",
+            "select * into t from plain",
+            "select 1 as one into t union select 2",
+        ] {
+            let call = format!("select pyreplica.replicate_ddl('{statement}')");
+            let refused = PgTryBuilder::new(|| Spi::run(&call).is_err())
+                .catch_when(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, |_| true)
+                .execute();
+            assert!(refused, "{statement}");
+        }
+        assert_eq!(log_of("select pyreplica.replicate_ddl('select 1')"), ["select 1"]);
+    }
+
     #[pg_test(error = "there is no statement to replicate")]
     fn nothing_is_no_statement() {
         log_of("select pyreplica.replicate_ddl(' ; -- nothing')");
