@@ -57,6 +57,10 @@ end $$;
 create function pyreplica.forward(wanted boolean default true) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if wanted is null then
+        raise exception using errcode = '22004', message = 'wanted must not be null',
+            hint = 'true has the node forward what agents apply here, false ends that.';
+    end if;
     -- Agents hold it in share mode while they apply: each of their transactions goes by one rule.
     perform pg_advisory_xact_lock(1887007333, 1);
     update pyreplica.node set forwards = wanted;

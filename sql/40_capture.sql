@@ -24,7 +24,10 @@ declare
     other text;
 begin
     select k.*, n.nspname into c from pg_class k join pg_namespace n on n.oid = relnamespace where k.oid = rel;
-    if not found then
+    if rel is null then
+        state := '22004'; message := 'relation must not be null';
+        hint := 'Name the table as schema.table.';
+    elsif not found then
         state := '42P01'; message := format('relation with OID %s does not exist', rel::oid);
     elsif c.relkind in ('v', 'm', 'f', 'S', 'i', 'I', 'c', 't') then
         state := '42809';
@@ -378,7 +381,7 @@ comment on function pyreplica.add_table(regclass, name[], text, text[], boolean)
     'starts capture of a table, or of a part of it; only its owner may';
 
 create function pyreplica.remove_table(relation regclass) returns void
-    strict language c as 'MODULE_PATHNAME', 'remove_table_wrapper';
+    language c as 'MODULE_PATHNAME', 'remove_table_wrapper';
 comment on function pyreplica.remove_table(regclass) is 'stops capture of a table and leaves nothing behind';
 
 create function pyreplica.add_all_tables(schema name, out relation regclass, out added boolean, out reason text)

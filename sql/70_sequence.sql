@@ -64,11 +64,11 @@ begin
 end $$;
 
 create function pyreplica.add_sequence(sequence regclass) returns void
-    strict language c as 'MODULE_PATHNAME', 'add_sequence_wrapper';
+    language c as 'MODULE_PATHNAME', 'add_sequence_wrapper';
 comment on function pyreplica.add_sequence(regclass) is 'has the slaves follow a sequence that no captured table owns; only its owner may';
 
 create function pyreplica.remove_sequence(sequence regclass) returns void
-    strict language c as 'MODULE_PATHNAME', 'remove_sequence_wrapper';
+    language c as 'MODULE_PATHNAME', 'remove_sequence_wrapper';
 comment on function pyreplica.remove_sequence(regclass) is 'the slaves follow an added sequence no longer';
 
 create function pyreplica.sequence_state(sequence oid) returns bigint[]

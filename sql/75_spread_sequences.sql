@@ -18,13 +18,18 @@ declare
     first numeric;
     edge numeric;
 begin
-    if not exists (select from pg_namespace where nspname = schema) then
+    if schema is null or node_offset is null or nodes is null then
+        raise exception using errcode = '22004',
+            message = format('%s must not be null', case when schema is null then 'schema'
+                                                         when node_offset is null then 'node_offset' else 'nodes' end),
+            hint = 'Name the schema, the number of this node, and how many nodes there are.';
+    elsif not exists (select from pg_namespace where nspname = schema) then
         raise exception using errcode = '3F000', message = format('schema %I does not exist', schema);
     end if;
-    if nodes < 1 or nodes is null then
+    if nodes < 1 then
         raise exception using errcode = '22023', message = 'nodes must be 1 or more';
     end if;
-    if node_offset not between 1 and nodes or node_offset is null then
+    if node_offset not between 1 and nodes then
         raise exception using errcode = '22023',
             message = format('node_offset must be between 1 and nodes, which is %s', nodes),
             hint = 'Give each node a number of its own, and all of them the same number of nodes.';

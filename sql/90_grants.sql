@@ -22,6 +22,10 @@ grant select on pyreplica.replicated_table, pyreplica.captured_part, pyreplica.r
 create function pyreplica.allow_agent(role regrole) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+    if role is null then
+        raise exception using errcode = '22004', message = 'role must not be null',
+            hint = 'Name the role that the agent connects as.';
+    end if;
     execute format('grant select on pyreplica.log, pyreplica.replica_log, pyreplica.slave_status, pyreplica.horizon,
                                     pyreplica.log_id to %s', role);
     execute format('grant select, insert, update, delete on pyreplica.slave, pyreplica.decision to %s', role);

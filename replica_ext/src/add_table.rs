@@ -16,8 +16,8 @@ pub fn attach(arguments: &[DatumWithOid]) {
 }
 
 #[pg_extern(sql = false)]
-fn remove_table(relation: Oid) {
-    let relation = owned_by_caller(Some(relation), "table");
+fn remove_table(relation: Option<Oid>) {
+    let relation = owned_by_caller(relation, "table");
     as_extension_owner("select pyreplica.detach($1)", &[relation.into()]);
 }
 
@@ -26,8 +26,8 @@ pub fn owned_by_caller(relation: Option<Oid>, what: &str) -> Oid {
     let Some(relation) = relation else {
         error::raise(
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "relation must not be null".into(),
-            "Name the table as schema.table.",
+            format!("{} must not be null", if what == "table" { "relation" } else { what }),
+            &format!("Name the {what} as schema.{what}."),
         )
     };
     let name = || {

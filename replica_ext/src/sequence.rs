@@ -26,15 +26,15 @@ struct Reader {
 }
 
 #[pg_extern(sql = false)]
-fn add_sequence(sequence: Oid) {
-    let sequence = owned_by_caller(Some(sequence), "sequence");
+fn add_sequence(sequence: Option<Oid>) {
+    let sequence = owned_by_caller(sequence, "sequence");
     as_extension_owner("select pyreplica.register_sequence($1)", &[sequence.into()]);
     session::invalidate(sequence);
 }
 
 #[pg_extern(sql = false)]
-fn remove_sequence(sequence: Oid) {
-    let sequence = owned_by_caller(Some(sequence), "sequence");
+fn remove_sequence(sequence: Option<Oid>) {
+    let sequence = owned_by_caller(sequence, "sequence");
     as_extension_owner("select pyreplica.forget_sequence($1)", &[sequence.into()]);
     session::invalidate(sequence);
 }

@@ -5,6 +5,7 @@ mod buffer;
 #[cfg(test)]
 mod golden;
 
+mod arguments;
 mod capture;
 mod filters;
 mod forward;
