@@ -8,7 +8,8 @@
 //!
 //! A [`Level`] marks where a subtransaction began. Rolling it back cuts the buffer to the mark; what was spilled
 //! since then is rolled back by PostgreSQL, because a spill writes only what is past the innermost mark: a
-//! parent's changes must not be written under the xid of a child.
+//! parent's changes must not be written under the xid of a child. They may be when the child is about to commit
+//! ([`Buffer::release`]), which is when many small subtransactions one after the other give their memory back.
 //! Where a change belongs is told in `order.rs`.
 
 pub mod order;
@@ -27,6 +28,9 @@ const SPILL_SLACK: usize = 256 * 1024;
 
 /// How much is added between two looks at the size of the buffer.
 const GROWTH: usize = 4096;
+
+/// Up to this the room for a limit is made at once.
+const ROOM_MAX: usize = 4 * 1024 * 1024;
 
 /// What is kept for the next transaction: more than most of them need.
 const SPARE_BYTES: usize = 64 * 1024;
@@ -57,6 +61,10 @@ pub struct Buffer {
     spare: Segment,
     /// Bytes added since `has_grown` last said so.
     grown: usize,
+    /// The subtransaction that was taken to have committed before it has; 0 is none.
+    released: i32,
+    /// It has not: what was spilled as its parent's is gone.
+    lost: bool,
 }
 
 #[derive(Default)]
@@ -137,8 +145,27 @@ impl Buffer {
         });
     }
 
+    /// The subtransaction `nest` is about to commit: beyond the limit it is taken to have done so. True: its parent has
+    /// changes to be spilled now, under the xid of `nest`.
+    pub fn release(&mut self, nest: i32, limit: usize) -> bool {
+        if self.bytes() <= limit {
+            return false;
+        }
+        self.commit_level(nest);
+        self.released = nest;
+        // What is of an ancestor farther away would be lost with the parent.
+        self.levels.last().map_or(1, |l| l.nest) == nest - 1 && self.own_bytes() >= CHUNK_BYTES
+    }
+
+    /// Whether a subtransaction was rolled back after it had been released, which takes an error in between: what its
+    /// parent had spilled is no longer known.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// The subtransaction `nest` has committed: its changes are its parent's.
     pub fn commit_level(&mut self, nest: i32) {
+        self.released = 0;
         let Some(last) = self.levels.last_mut().filter(|l| l.nest == nest) else { return };
         last.nest = nest - 1;
         let marks = self.levels.len();
@@ -149,6 +176,7 @@ impl Buffer {
 
     /// The subtransaction `nest` was rolled back.
     pub fn abort_level(&mut self, nest: i32) {
+        self.lost |= self.released == nest;
         while let Some(level) = self.levels.pop_if(|l| l.nest >= nest) {
             self.segments.truncate(level.segments);
             let serial = self.next_serial();
@@ -251,6 +279,16 @@ impl Buffer {
         total > limit && (self.own_bytes() >= CHUNK_BYTES || total > limit + SPILL_SLACK)
     }
 
+    /// Gives a buffer that fills the room that it may need: growing by and by, it would leave as much behind in the heap.
+    /// What is not used takes addresses and no memory.
+    pub fn make_room(&mut self, limit: usize) {
+        let wanted = limit.min(ROOM_MAX) + 2 * GROWTH;
+        let Some(Segment { bytes, .. }) = self.segments.last_mut() else { return };
+        if bytes.len() > SPARE_BYTES / 2 && bytes.capacity() < wanted {
+            bytes.reserve_exact(wanted - bytes.len());
+        }
+    }
+
     /// Bytes of the innermost level.
     fn own_bytes(&self) -> usize {
         let own = |l: &Level| {
@@ -334,6 +372,7 @@ impl Buffer {
     pub fn clear(&mut self) {
         self.levels.clear();
         self.totals = Totals::default();
+        (self.released, self.lost) = (0, false);
         if let Some(first) = self.segments.drain(..).next().filter(|s| s.bytes.capacity() <= SPARE_BYTES) {
             self.spare = first;
             self.spare.bytes.clear();

@@ -119,6 +119,19 @@ pub fn forget() {
     });
 }
 
+/// A subtransaction is about to commit. An error aborts it.
+pub fn before_subtransaction_commit() {
+    CAPTURE.with(|capture| {
+        // Not while a row is taken apart, which may call functions of the user's types.
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            if !capture.buffer.is_empty() && capture.buffer.release(session::nest_level(), guc::buffer_size())
+            {
+                capture.spill();
+            }
+        }
+    });
+}
+
 pub fn subtransaction_committed() {
     CAPTURE.with(|capture| {
         if let Ok(mut capture) = capture.try_borrow_mut() {
@@ -337,8 +350,13 @@ impl Capture {
 
     #[inline]
     fn spill_if_large(&mut self) {
-        if self.buffer.has_grown() && self.buffer.wants_spill(guc::buffer_size()) {
-            self.spill();
+        if !self.buffer.has_grown() {
+            return;
+        }
+        let limit = guc::buffer_size();
+        match self.buffer.wants_spill(limit) {
+            true => self.spill(),
+            false => self.buffer.make_room(limit),
         }
     }
 
@@ -354,6 +372,9 @@ impl Capture {
     }
 
     fn finish(&mut self, notify: bool) {
+        if self.buffer.is_lost() {
+            error::lost_at_release();
+        }
         if self.buffer.is_empty() {
             return;
         }

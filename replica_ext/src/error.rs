@@ -40,6 +40,14 @@ pub fn key_not_sent(schema: &[u8], name: &[u8]) -> ! {
     )
 }
 
+pub fn lost_at_release() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK,
+        "cannot log the transaction: an error came while a savepoint was released".into(),
+        "Changes that were made before it are no longer known. Run the transaction again.",
+    )
+}
+
 pub fn options_lost(schema: &[u8], name: &[u8]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -94,6 +94,7 @@ unsafe extern "C-unwind" fn at_subtransaction(
 ) {
     use pg_sys::SubXactEvent::*;
     match event {
+        SUBXACT_EVENT_PRE_COMMIT_SUB => capture::before_subtransaction_commit(),
         SUBXACT_EVENT_COMMIT_SUB => capture::subtransaction_committed(),
         SUBXACT_EVENT_ABORT_SUB => capture::subtransaction_aborted(),
         _ => {}

@@ -189,6 +189,47 @@ fn savepoints_that_spill_leave_nothing_in_memory() {
     assert_eq!(log.read(), names);
 }
 
+#[test]
+fn what_a_released_savepoint_leaves_to_its_parent_is_spilled() {
+    let mut buffer = Buffer::default();
+    let mut log = Log::default();
+    let names: Vec<String> = (0..100).map(|i| format!("{i:01000}")).collect();
+    for (cid, name) in names.iter().enumerate() {
+        buffer.enter(2);
+        add(&mut buffer, cid as u32, 1, None, name);
+        if buffer.release(2, 4 * CHUNK_BYTES) {
+            spill(&mut buffer, 1, &mut log);
+        }
+        buffer.commit_level(2);
+        assert!(buffer.bytes() <= 4 * CHUNK_BYTES);
+    }
+    finish(&mut buffer, &mut log);
+    assert_eq!(log.read(), names);
+    assert!(log.chunks.len() < 20, "chunks are filled");
+}
+
+#[test]
+fn what_is_of_an_outer_level_is_not_spilled_under_an_inner_one() {
+    let mut buffer = Buffer::default();
+    add(&mut buffer, 1, 1, None, &"a".repeat(CHUNK_BYTES));
+    assert!(!buffer.release(3, 0), "level 2 may be rolled back yet");
+    assert!(buffer.release(2, 0));
+}
+
+#[test]
+fn a_savepoint_that_fails_while_it_is_released_loses_the_transaction() {
+    let mut buffer = Buffer::default();
+    let mut log = Log::default();
+    buffer.enter(2);
+    add(&mut buffer, 1, 1, None, &"a".repeat(CHUNK_BYTES));
+    assert!(buffer.release(2, 0));
+    spill(&mut buffer, 1, &mut log);
+    buffer.abort_level(2);
+    assert!(buffer.is_lost());
+    buffer.clear();
+    assert!(!buffer.is_lost());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Change { size: usize },
@@ -228,7 +269,13 @@ proptest! {
                     model.push(sql);
                 }
                 Step::Savepoint => savepoints.push((model.len(), log.chunks.len())),
-                Step::Release => if savepoints.pop().is_some() { buffer.commit_level(nest) },
+                Step::Release => if savepoints.pop().is_some() {
+                    if buffer.release(nest, CHUNK_BYTES) {
+                        spill(&mut buffer, 1, &mut log);
+                    }
+                    buffer.commit_level(nest);
+                    prop_assert!(!buffer.is_lost());
+                },
                 Step::Rollback => if let Some((changes, chunks)) = savepoints.pop() {
                     buffer.abort_level(nest);
                     model.truncate(changes);

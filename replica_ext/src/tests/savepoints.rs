@@ -37,6 +37,36 @@ pub mod tests {
         assert_eq!(Spi::get_one::<bool>(chunks), Ok(Some(true)));
     }
 
+    /// Savepoints of a row each, one after the other, in some that are rolled back and some that are not.
+    #[pg_test]
+    fn savepoints_that_were_released_spill_together() {
+        captured("t", "id int primary key, v text");
+        let log = log_of(
+            "set pyreplica.buffer_size = 64;
+             do $$ begin
+                insert into t values (0, 'parent');
+                for i in 1 .. 10 loop
+                    begin
+                        insert into t values (-i, 'outer');
+                        for j in 1 .. 1000 loop
+                            begin
+                                insert into t values (i * 1000 + j, repeat('inner', 8));
+                            exception when others then null;
+                            end;
+                        end loop;
+                        if i % 2 = 0 then raise exception 'undo'; end if;
+                    exception when raise_exception then null;
+                    end;
+                end loop;
+             end $$",
+        );
+        assert_eq!(log.len(), 1 + 5 * 1001);
+        assert_eq!(log[0], "INSERT INTO public.t (id, v) VALUES (0, 'parent')");
+        assert!(log[5005].starts_with("INSERT INTO public.t (id, v) VALUES (10000, "));
+        let spilled = "select count(*) > 1 from (select distinct xmin::text from pyreplica.log_0) writer";
+        assert_eq!(Spi::get_one::<bool>(spilled), Ok(Some(true)), "under the xids of savepoints");
+    }
+
     #[pg_test]
     fn a_parents_changes_survive_the_rollback_of_a_child_that_spilled() {
         captured("t", "id int primary key, v text");
