@@ -85,16 +85,17 @@ end $$;
 -- What of a table is captured, where not all of it is:
 --
 -- "!pyreplica"           all of it; or, with any of add_table's further arguments, instead of it:
--- "!pyreplica_options"   AFTER UPDATE [OF columns] WHEN (false [AND row_filter]), disabled: never fires. It is the record
---                        of what was asked for, in a form that PostgreSQL keeps in step with renamed columns and
---                        functions, hands down to partitions, dumps and restores.
 -- "!pyreplica_insert"    fires when the row is in the filter; likewise _delete
--- "!pyreplica_update"    fires when the row was in the filter or is; with a filter over rows its argument is "update rows",
---                        and it finds out whether the row has moved in or out, which is logged as INSERT or DELETE
+-- "!pyreplica_update"    fires when the row was in the filter or is; with a filter over rows it finds out whether the row
+--                        has moved in or out, which is logged as INSERT or DELETE
+-- "!pyreplica_options"   AFTER UPDATE [OF columns] WHEN (false [AND row_filter]), disabled: never fires
 --
--- Each has one argument, which begins with the name of the part: for every statement that writes to the table PostgreSQL
--- copies all its triggers, string by string. PostgreSQL decides WHEN before it queues an event, so what is not in the
--- filter costs next to nothing.
+-- One of them has the record of what was asked for: the filter in its condition, the rest as words in its argument, the
+-- columns in its list. So PostgreSQL keeps it in step with renamed columns and functions, hands it down to partitions, dumps
+-- and restores it. That is "!pyreplica_insert" where its condition is the filter and there are no columns, and else
+-- "!pyreplica_options", which is there for nothing else: for every statement that writes to the table PostgreSQL copies all
+-- its triggers, string by string. It decides WHEN before it queues an event, so what is not in the filter costs next to
+-- nothing.
 
 -- Stands in each WHEN clause; true. It loads the library, which then keeps conditions from one statement to the next
 -- (replica_ext/src/pg/when.rs); immutable, so that it is called once in a statement and not for each row.
@@ -104,10 +105,10 @@ comment on function pyreplica.ready() is 'true; loads the library that keeps the
 
 -- One of these (replica_ext/src/pg/filter.rs).
 create function pyreplica.make_trigger(rel oid, functions oid[], part text, filter pg_node_tree,
-                                       filter_over text, columns int2[], argument text) returns void
+                                       filter_over text, columns int2[], record text) returns void
     language c as 'MODULE_PATHNAME', 'make_trigger_wrapper';
 
--- The filter in the condition of a trigger of options, as SQL; over a row of this name, or with bare columns.
+-- The filter in the condition of the trigger that has the record, as SQL; over a row of this name, or with bare columns.
 create function pyreplica.filter_text(condition pg_node_tree, filter_over text, rel oid, row_name text) returns text
     stable language c as 'MODULE_PATHNAME', 'filter_text_wrapper';
 
@@ -173,7 +174,7 @@ declare
         columns is not null or filter is not null or operations is not null or whole_rows is true;
     op text;
     own name;
-    word text;
+    record text;
 begin
     select * into no from pyreplica.objection(rel);
     if found then
@@ -195,14 +196,16 @@ begin
         execute format('create trigger "!pyreplica" after insert or update or delete on %s
                         for each row execute function pyreplica.log_change()', rel);
     else
-        perform pyreplica.make_trigger(
-            rel, functions, 'options', filter, filter_over,
-            case when columns is null then '{}' else pyreplica.column_numbers(rel, columns) end,
-            concat_ws(' ', 'options', array_to_string(ops, ' '), filter_over, case when whole_rows then 'whole_rows' end));
-        foreach op in array array_remove(ops, 'truncate') loop
+        record := concat_ws(' ', array_to_string(ops, ' '), filter_over, case when whole_rows then 'whole_rows' end);
+        if columns is not null or filter_over is distinct from 'rows' or 'insert' <> all (ops) then
             perform pyreplica.make_trigger(
-                rel, functions, op, filter, filter_over, '{}',
-                case when op = 'update' and filter_over = 'rows' then 'update rows' else op end);
+                rel, functions, 'options', filter, filter_over,
+                case when columns is null then '{}' else pyreplica.column_numbers(rel, columns) end, 'options ' || record);
+            record := null;
+        end if;
+        foreach op in array array_remove(ops, 'truncate') loop
+            perform pyreplica.make_trigger(rel, functions, op, filter, filter_over, '{}',
+                                           case when op = 'insert' then record end);
         end loop;
     end if;
     perform pyreplica.keep_first();
@@ -210,22 +213,21 @@ begin
         execute format('alter trigger %I on %s depends on extension pyreplica', own, rel);
     end loop;
     if 'truncate' = any (ops) then
-        word := case when partly then quote_literal('truncate') else '' end;
-        perform pyreplica.attach_truncate(t.relid, word) from pg_partition_tree(rel) t
-        union all select pyreplica.attach_truncate(rel, word) where not exists (select from pg_partition_tree(rel));
+        perform pyreplica.attach_truncate(t.relid) from pg_partition_tree(rel) t
+        union all select pyreplica.attach_truncate(rel) where not exists (select from pg_partition_tree(rel));
     end if;
     perform pyreplica.keep_firing();
 end $$;
 
 -- TRUNCATE fires statement triggers only, which partitions do not inherit: each partition gets its own.
-create function pyreplica.attach_truncate(rel regclass, word text default '') returns void
+create function pyreplica.attach_truncate(rel regclass) returns void
     language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     if exists (select from pg_trigger where tgrelid = rel and tgfoid = 'pyreplica.log_truncate'::regproc) then
         return;
     end if;
     execute format('create trigger "!pyreplica_truncate" after truncate on %s
-                    for each statement execute function pyreplica.log_truncate(%s)', rel, word);
+                    for each statement execute function pyreplica.log_truncate()', rel);
     execute format('alter trigger "!pyreplica_truncate" on %s depends on extension pyreplica', rel);
 end $$;
 
@@ -284,23 +286,23 @@ create view pyreplica.captured_part as
            coalesce(o.operations, '{insert,update,delete,truncate}') as operations,
            coalesce('whole_rows' = any (o.words), false) as whole_rows,
            t.truncates = coalesce('truncate' = any (o.words), true)
-             and t.row_triggers = coalesce(1 + cardinality(array_remove(o.operations, 'truncate')), 1)
+             and t.row_triggers = coalesce(o.by_itself::int + cardinality(array_remove(o.operations, 'truncate')), 1)
              and (o.oid is not null or t.plain) as complete
       from (select tgrelid, min(oid) filter (where tgfoid = 'pyreplica.log_change'::regproc) as trigger_oid,
                    bool_and(tgenabled not in ('D', 'R') or pyreplica.is_options(tgargs)) as enabled,
                    count(*) filter (where tgfoid = 'pyreplica.log_change'::regproc) as row_triggers,
                    bool_or(tgfoid = 'pyreplica.log_truncate'::regproc) as truncates,
-                   bool_and(tgnargs = 0) as plain
+                   bool_or(tgtype & 28 = 28) as plain -- AFTER INSERT OR UPDATE OR DELETE
               from pg_trigger
              where tgparentid = 0 and tgfoid in ('pyreplica.log_change'::regproc, 'pyreplica.log_truncate'::regproc)
              group by tgrelid) t
            left join lateral (
-                select p.oid, p.tgattr, p.tgqual, w.words,
+                select p.oid, p.tgattr, p.tgqual, w.words, pyreplica.is_options(p.tgargs) as by_itself,
                        array(select op from unnest('{insert,update,delete,truncate}'::text[]) op where op = any (w.words))
                            as operations
                   from pg_trigger p, pyreplica.trigger_words(p.tgargs) w(words)
                  where p.tgrelid = t.tgrelid and p.tgparentid = 0 and p.tgfoid = 'pyreplica.log_change'::regproc
-                   and w.words[1] = 'options') o on true
+                   and p.tgnargs > 0) o on true
      where t.row_triggers > 0;
 
 -- Triggers for TRUNCATE that were left without one for rows, by a partition, perhaps with partitions of its own, that was

@@ -52,10 +52,10 @@ pub fn options_lost(schema: &[u8], name: &[u8]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
-            "cannot log a change of table \"{}\": its trigger !pyreplica_options was dropped",
+            "cannot log a change of table \"{}\": the trigger that says what of it is sent was dropped",
             qualified(schema, name)
         ),
-        "It says what of the table is sent. Remove the table with pyreplica.remove_table, and add it again.",
+        "Remove the table with pyreplica.remove_table, and add it again.",
     )
 }
 

@@ -225,7 +225,7 @@ fn make_trigger(
     stored: Option<&[u8]>,
     over: Option<&str>,
     columns: Vec<i16>,
-    argument: &str,
+    record: Option<&str>,
 ) {
     let (Some(part), &[function, ready]) = (Part::of(part), functions.as_slice()) else {
         error::internal(&format!("unknown part \"{part}\" of a table's triggers"))
@@ -233,7 +233,7 @@ fn make_trigger(
     let filter = stored.zip(over.map(Over::of));
     let c_string = |text: &str| CString::new(text).expect("text of SQL has no zero bytes");
     let name = c_string(&format!("!pyreplica_{}", part.word()));
-    let argument = c_string(argument);
+    let record = record.map(c_string);
     // SAFETY: nodes and strings are palloc'd. A trigger whose condition is handed over as a tree gets no dependencies
     // of it (as a partition's does not), so they are recorded here: in PostgreSQL, columns, functions and types
     // that a trigger mentions cannot be dropped without it.
@@ -257,7 +257,7 @@ fn make_trigger(
         let statement = pg_sys::CreateTrigStmt {
             type_: pg_sys::NodeTag::T_CreateTrigStmt,
             trigname: pg_sys::pstrdup(name.as_ptr()),
-            args: list(vec![string(argument.as_ptr())]),
+            args: list(record.iter().map(|record| string(record.as_ptr())).collect()),
             row: true,
             timing: pg_sys::TRIGGER_TYPE_AFTER as i16,
             events: part.event() as i16,
@@ -297,14 +297,15 @@ fn make_trigger(
     }
 }
 
-/// The filter in the condition of a trigger of options, as text in the encoding of the database: over a row of this
+/// The filter in the condition of the trigger that has the record, as text in the encoding of the database: over a row of this
 /// name, or with bare columns. Of a filter over changes it is what an INSERT has to fulfil.
 #[pg_extern(sql = false)]
 fn filter_text(stored: &[u8], over: &str, relation: Oid, row: Option<&str>) -> Option<Vec<u8>> {
     let over = Over::of(over);
     let row_name = row.map(|row| CString::new(row).expect("text of SQL has no zero bytes"));
-    // SAFETY: in SQL, `stored` is a pg_node_tree. The condition of such a trigger is FALSE or FALSE AND the filter; of
-    // any other there may come an error. Deparsed, its only relation is the first of the context. The result is a text in SQL, whose form is a bytea's.
+    // SAFETY: in SQL, `stored` is a pg_node_tree. The condition of such a trigger is FALSE, or FALSE or ready() AND the
+    // filter; of any other there may come an error. Deparsed, its only relation is the first of the context. The result
+    // is a text in SQL, whose form is a bytea's.
     unsafe {
         let whole = Filter::from_stored(stored, over).tree;
         if whole.is_null() || (*whole).type_ != pg_sys::NodeTag::T_BoolExpr {

@@ -214,7 +214,7 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) ->
     }
 }
 
-/// What of a table is captured, as its trigger of options says (sql/40_capture.sql).
+/// What of a table is captured, as its triggers say (sql/40_capture.sql).
 #[derive(Default)]
 struct Options<'a> {
     /// Numbers of the attributes that are sent; empty for all.
@@ -222,30 +222,47 @@ struct Options<'a> {
     whole_rows: bool,
 }
 
-/// The other triggers say that there was one.
+/// The triggers are not for all operations, so one of them had the record.
 struct OptionsLost;
 
 /// # Safety
 /// `relation` is open for as long as the result is used.
 unsafe fn options<'a>(relation: pg_sys::Relation, function: Oid) -> Result<Options<'a>, OptionsLost> {
-    // SAFETY: the caller vouches for the relation; a trigger has tgnattr numbers and tgnargs C strings.
+    // SAFETY: the caller vouches for the relation; a trigger has tgnattr numbers.
     unsafe {
-        let mut found = Ok(Options::default());
-        let is_row = |t: &&pg_sys::Trigger| u32::from(t.tgtype as u16) & pg_sys::TRIGGER_TYPE_ROW != 0;
-        let own = triggers(relation).iter().filter(|t| t.tgfoid == function && t.tgnargs > 0);
-        for trigger in own.filter(is_row) {
-            let mut words = CStr::from_ptr(*trigger.tgargs).to_bytes().split(|&byte| byte == b' ');
-            if words.next() == Some(b"options") {
-                let columns = match trigger.tgnattr {
-                    0 => &[],
-                    n => std::slice::from_raw_parts(trigger.tgattr, n as usize),
-                };
-                return Ok(Options { columns, whole_rows: words.any(|word| word == b"whole_rows") });
-            }
-            found = Err(OptionsLost);
+        if let Some((trigger, mut words)) = record(triggers(relation), function) {
+            let columns = match trigger.tgnattr {
+                0 => &[],
+                n => std::slice::from_raw_parts(trigger.tgattr, n as usize),
+            };
+            return Ok(Options { columns, whole_rows: words.any(|word| word == b"whole_rows") });
         }
-        found
+        let all = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
+        let is_of_a_part = |t: &pg_sys::Trigger| is_for_rows(t) && u32::from(t.tgtype as u16) & all != all;
+        match triggers(relation).iter().any(|t| t.tgfoid == function && is_of_a_part(t)) {
+            true => Err(OptionsLost),
+            false => Ok(Options::default()),
+        }
     }
+}
+
+fn is_for_rows(trigger: &pg_sys::Trigger) -> bool {
+    u32::from(trigger.tgtype as u16) & pg_sys::TRIGGER_TYPE_ROW != 0
+}
+
+/// The trigger that has the record of what is captured of a table, and the words of it.
+///
+/// # Safety
+/// The triggers are those of an open relation.
+pub unsafe fn record(
+    triggers: &[pg_sys::Trigger],
+    function: Oid,
+) -> Option<(&pg_sys::Trigger, impl Iterator<Item = &[u8]>)> {
+    let has_words = |t: &&pg_sys::Trigger| t.tgfoid == function && t.tgnargs > 0 && is_for_rows(t);
+    let trigger = triggers.iter().find(has_words)?;
+    // SAFETY: the caller vouches for the triggers, which have tgnargs C strings.
+    let words = unsafe { CStr::from_ptr(*trigger.tgargs) }.to_bytes().split(|&byte| byte == b' ');
+    Some((trigger, words))
 }
 
 /// Attributes of the primary key, in its order.

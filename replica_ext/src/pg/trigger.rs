@@ -2,8 +2,6 @@
 //!
 //! They are plain C functions rather than `#[pg_trigger]`: the latter looks up names and allocates for each row.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
 use pgrx::{pg_guard, PgSqlErrorCode};
 
@@ -29,22 +27,17 @@ pub enum Event {
 }
 
 impl Call<'_> {
-    /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter, and some
-    /// triggers are there to be read (sql/40_capture.sql); their arguments tell.
+    /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter.
     ///
     /// # Safety
     /// `fcinfo` is that of the call.
     #[inline]
     unsafe fn logs(&self, fcinfo: FunctionCallInfo) -> Option<Event> {
         let event = self.event;
-        // SAFETY: the trigger is valid for the duration of the call, and has tgnargs arguments, C strings.
+        // SAFETY: the trigger is valid for the duration of the call.
         unsafe {
-            let trigger = &*self.data.tg_trigger;
-            if event != Event::Update || trigger.tgnargs == 0 {
+            if event != Event::Update || (*self.data.tg_trigger).tgqual.is_null() {
                 return Some(event);
-            }
-            if CStr::from_ptr(*trigger.tgargs).to_bytes().starts_with(b"options") {
-                return None;
             }
             match when::was_and_is_in(self.data, fcinfo) {
                 Some((true, false)) => Some(Event::Delete),

@@ -9,7 +9,7 @@
 //! All others are read by PostgreSQL as if this file were not there.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr;
 
@@ -20,7 +20,7 @@ use pgrx::pg_sys::{
     ResultRelInfo, Trigger, TriggerData,
 };
 
-use super::{unguarded, xact};
+use super::{relation, unguarded, xact};
 
 /// The conditions of a table's triggers.
 struct Table {
@@ -52,7 +52,8 @@ const INTERNAL: Oid = Oid::from_u32(12);
 const C: Oid = Oid::from_u32(13);
 
 thread_local! {
-    static KEPT: RefCell<HashMap<Oid, Table>> = RefCell::default();
+    /// By oid. Ordered: to find one of a few takes a fraction of what hashing takes.
+    static KEPT: RefCell<BTreeMap<u32, Table>> = const { RefCell::new(BTreeMap::new()) };
     /// What statements that still run may refer to.
     static RETIRED: RefCell<Vec<MemoryContext>> = const { RefCell::new(Vec::new()) };
     static IS_HOOKED: Cell<bool> = const { Cell::new(false) };
@@ -125,7 +126,7 @@ unsafe extern "C-unwind" fn at_executor_start(query: *mut QueryDesc, flags: c_in
         }
         for cell in std::slice::from_raw_parts((*tables).elements, (*tables).length as usize) {
             let table = &*cell.ptr_value.cast::<ResultRelInfo>();
-            if triggers(table).iter().any(|trigger| is_ours(trigger)) && !provide(table) {
+            if !provide(table) && triggers(table).iter().any(|trigger| is_ours(trigger)) {
                 pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
                 provide(table);
             }
@@ -169,7 +170,7 @@ unsafe fn provide(table: &ResultRelInfo) -> bool {
         let kept = kept.borrow();
         // SAFETY: an open relation; the executor has a place for the condition of each trigger.
         unsafe {
-            let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id) else { return false };
+            let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id.to_u32()) else { return false };
             let triggers = triggers(table);
             let conditions = if known.user == unguarded::GetUserId() { &known.conditions[..] } else { &[] };
             for condition in conditions {
@@ -200,19 +201,25 @@ unsafe fn keep(table: &ResultRelInfo) {
         RETIRED.with_borrow_mut(|retired| retired.push(context));
         let before = pg_sys::MemoryContextSwitchTo(context);
         let mut conditions = Vec::new();
-        for (index, trigger) in triggers(table).iter().enumerate().filter(|(_, t)| is_ours(t)) {
+        let all = triggers(table);
+        for (index, trigger) in all.iter().enumerate().filter(|(_, t)| is_ours(t)) {
             let terms: *mut pg_sys::Expr = pg_sys::make_ands_implicit(tree(trigger).cast()).cast();
             let terms: *mut Node = pg_sys::expression_planner(terms).cast();
             if pg_sys::contain_volatile_functions(terms) || cannot_be_kept(terms, ptr::null_mut()) {
                 continue;
             }
             let whole = pg_sys::ExecInitQual(terms.cast(), ptr::null_mut());
-            conditions.push(Condition { index, trigger: trigger.tgoid, whole, sides: Sides::of(trigger) });
+            conditions.push(Condition {
+                index,
+                trigger: trigger.tgoid,
+                whole,
+                sides: Sides::of(trigger, all),
+            });
         }
         pg_sys::MemoryContextSwitchTo(before);
         // From here on nothing fails, so the context belongs to the table.
         RETIRED.with_borrow_mut(|retired| retired.retain(|&c| c != context));
-        let oid = (*table.ri_RelationDesc).rd_id;
+        let oid = (*table.ri_RelationDesc).rd_id.to_u32();
         KEPT.with_borrow_mut(|kept| {
             kept.insert(oid, Table { context, user: pg_sys::GetUserId(), conditions })
         });
@@ -294,9 +301,9 @@ pub fn forget(relation: Oid) {
     KEPT.with_borrow_mut(|kept| {
         RETIRED.with_borrow_mut(|retired| {
             if relation == pg_sys::InvalidOid {
-                retired.extend(kept.drain().map(|(_, table)| table.context));
+                retired.extend(std::mem::take(kept).into_values().map(|table| table.context));
             } else {
-                retired.extend(kept.remove(&relation).map(|table| table.context));
+                retired.extend(kept.remove(&relation.to_u32()).map(|table| table.context));
             }
         })
     });
@@ -312,14 +319,18 @@ pub fn end_of_transaction() {
 
 impl Sides {
     /// The filter over either row in the condition of the trigger for UPDATE, compiled in the current memory context;
-    /// None for other triggers (sql/40_capture.sql).
+    /// None for other triggers, and with a filter over changes (sql/40_capture.sql).
     ///
     /// # Safety
-    /// The trigger has a condition, and is open.
-    unsafe fn of(trigger: &Trigger) -> Option<Sides> {
-        // SAFETY: a trigger has tgnargs C strings.
+    /// The trigger has a condition, and is one of `all` those of an open relation.
+    unsafe fn of(trigger: &Trigger, all: &[Trigger]) -> Option<Sides> {
+        // SAFETY: the caller vouches for the triggers.
         unsafe {
-            if trigger.tgnargs == 0 || CStr::from_ptr(*trigger.tgargs) != c"update rows" {
+            if u32::from(trigger.tgtype as u16) & pg_sys::TRIGGER_TYPE_UPDATE == 0 {
+                return None;
+            }
+            let (_, mut words) = relation::record(all, trigger.tgfoid)?;
+            if !words.any(|word| word == b"rows") {
                 return None;
             }
             let (_ready, either) = terms(tree(trigger))?;
@@ -342,13 +353,13 @@ impl Sides {
             let trigger = &*data.tg_trigger;
             let kept = KEPT.with(|kept| {
                 let kept = kept.try_borrow().ok()?;
-                let conditions = &kept.get(&(*data.tg_relation).rd_id)?.conditions;
+                let conditions = &kept.get(&(*data.tg_relation).rd_id.to_u32())?.conditions;
                 conditions.iter().find(|c| c.trigger == trigger.tgoid)?.sides
             });
             let function = &mut *(*fcinfo).flinfo;
             if kept.is_none() && function.fn_extra.is_null() {
                 let before = pg_sys::MemoryContextSwitchTo(function.fn_mcxt);
-                let sides = Sides::of(trigger);
+                let sides = Sides::of(trigger, relation::triggers(data.tg_relation));
                 pg_sys::MemoryContextSwitchTo(before);
                 let place: *mut Sides =
                     pg_sys::MemoryContextAlloc(function.fn_mcxt, size_of::<Sides>()).cast();

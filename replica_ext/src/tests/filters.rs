@@ -292,7 +292,7 @@ pub mod tests {
         .expect("triggers");
         let first = "select count(*) from pg_trigger where tgrelid = 't'::regclass and tgname < ' '
                         and tgfoid = 'pyreplica.log_change'::regproc";
-        assert_eq!(Spi::get_one::<i64>(first), Ok(Some(4)));
+        assert_eq!(Spi::get_one::<i64>(first), Ok(Some(3)));
         let log = log_of("insert into t values (1, '', 1), (2, '', 1)");
         assert_eq!(log[..2].iter().filter(|l| l.starts_with("INSERT")).count(), 2);
         assert_eq!(log.len(), 4);
@@ -378,12 +378,23 @@ pub mod tests {
     }
 
     #[pg_test(
-        error = "cannot log a change of table \"public.t\": its trigger !pyreplica_options was dropped"
+        error = "cannot log a change of table \"public.t\": the trigger that says what of it is sent was dropped"
     )]
     fn nothing_is_sent_without_the_list_of_columns() {
         captured("id int primary key, v text", "columns => '{id}'");
         Spi::run("set pyreplica.drops_triggers = on; drop trigger \"!pyreplica_options\" on t; insert into t values (1)")
             .expect("unreachable");
+    }
+
+    #[pg_test(
+        error = "cannot log a change of table \"public.t\": the trigger that says what of it is sent was dropped"
+    )]
+    fn nor_without_the_trigger_that_has_the_filter() {
+        captured("id int primary key, v int", "row_filter => 'v > 0', whole_rows => true");
+        Spi::run("set pyreplica.drops_triggers = on; drop trigger \"!pyreplica_insert\" on t")
+            .expect("dropped");
+        assert_eq!(value("select enabled::text from pyreplica.replicated_table"), "false");
+        Spi::run("insert into t values (1, 0); update t set v = 1").expect("unreachable");
     }
 
     #[pg_test]
@@ -397,6 +408,8 @@ pub mod tests {
                 ", '{w,id}', 'lower(w) = ''x'''",
                 "{id,w}|(lower(w) = 'x'::text)|{insert,update,delete,truncate}|f|t",
             ),
+            (", row_filter => 'v > 0', whole_rows => true", "|(v > 0)|{insert,update,delete,truncate}|t|t"),
+            (", row_filter => 'v > 0', operations => '{update,delete}'", "|(v > 0)|{update,delete}|f|t"),
             (", row_filter => 'new.v > old.v'", "|(new.v > old.v)|{insert,update,delete,truncate}|f|t"),
             (", operations => '{delete,insert,insert}'", "||{insert,delete}|f|t"),
             (", operations => '{truncate}', whole_rows => true", "||{truncate}|t|t"),
