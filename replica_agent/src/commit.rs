@@ -40,7 +40,7 @@ use postgres::Statement;
 use crate::applier::Applier;
 use crate::error::{Error, Result};
 use crate::node::Route;
-use crate::pipe::Pipe;
+use crate::pipe::{Asked, Pipe};
 use crate::position::Position;
 use crate::sequences::{Follower, Moved};
 use crate::session::Session;
@@ -105,7 +105,9 @@ pub struct SlaveSession {
     mover: Statement,
     /// The same for the stream.
     move_on: Statement,
-    looker: Option<Statement>,
+    looker: Statement,
+    /// A look at what is to be done there that has not been heard of.
+    look: Option<Asked>,
     timeline: i32,
     phase: Phase,
     stream: Stream,
@@ -221,12 +223,16 @@ impl SlaveSession {
 
     /// Brings the sequences to where all those of the master stand, or beyond.
     pub fn catch_up_sequences(&mut self, all: &[Moved]) -> Result<()> {
-        if self.phase == Phase::Idle {
-            self.step_by_step()?;
-        }
         let Some(sequences) = &mut self.sequences else { return Ok(()) };
         sequences.hear_all(all);
+        let alone = self.phase == Phase::Idle;
+        if alone {
+            self.client.send_batch("begin read write".to_owned());
+        }
         sequences.catch_up(&mut self.client)?;
+        if alone {
+            self.client.send_batch("commit".to_owned());
+        }
         self.answered()
     }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, never, select, Receiver, Sender, TryRecvError};
+use crossbeam_channel::{bounded, never, select, Receiver, SendTimeoutError, Sender, TryRecvError};
 
 use crate::config::{CommitMode, Config};
 use crate::error::{Error, Kind, Result};
@@ -33,6 +33,9 @@ mod together;
 
 /// Windows under way; with their size this bounds the memory of a slave.
 const WINDOWS_MAX: usize = 2;
+
+/// How long the master may have to wait with its answers for a slave that is slow.
+const LOOK_AFTER_MASTER: Duration = Duration::from_millis(20);
 
 /// What all parts of a running agent share.
 #[derive(Clone)]
@@ -188,7 +191,7 @@ fn read(
     let log = Log::new(&context.config.master.dsn, &context.cancels);
     let mut reader = Reader::new(client, log, context.config.agent_name(), &names, context.limits())?;
     let sequences = context.config.slaves.iter().any(|slave| slave.sequences);
-    reader.tell_sequences(sequences);
+    reader.tell_sequences(sequences)?;
     let mut reading = Reading {
         reader,
         sequences,
@@ -252,11 +255,11 @@ impl Reading<'_> {
     ) -> Result<Found> {
         let Reading { reader, planning, items, .. } = self;
         planning.begin();
-        let found = reader.read(position, target, doze, &mut |mut part| {
+        let found = reader.read(position, target, doze, &mut |mut part, master| {
             if let Some(end) = &mut part.end {
                 end.more |= more;
             }
-            planning.add(part, &mut |window| hand_on(items, Item::Window(Arc::new(window))))
+            planning.add(part, &mut |window| hand_on_window(items, Arc::new(window), master))
         })?;
         if found != Found::Nothing {
             self.news();
@@ -328,6 +331,19 @@ enum Next {
     Read(Option<Duration>),
     /// The feed was dropped.
     Quit,
+}
+
+/// The master's answers are taken in while we wait.
+fn hand_on_window(items: &Sender<Result<Item>>, window: Arc<Window>, master: &mut Pipe) -> Result<()> {
+    let mut item = Ok(Item::Window(window));
+    loop {
+        item = match items.send_timeout(item, LOOK_AFTER_MASTER) {
+            Ok(()) => return Ok(()),
+            Err(SendTimeoutError::Timeout(item)) => item,
+            Err(SendTimeoutError::Disconnected(_)) => return Err(nobody_takes()),
+        };
+        master.turn();
+    }
 }
 
 fn hand_on(items: &Sender<Result<Item>>, item: Item) -> Result<()> {

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
 use std::pin::{pin, Pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,14 @@ mod tests;
 
 /// Reads and writes the socket; gives what the server says unasked.
 type Wire = Box<dyn FnMut(&mut Context) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
-/// A query that was sent.
-pub type Begun = Pin<Box<dyn Future<Output = Result<Vec<Row>, Error>> + Send>>;
 type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 pub type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+/// A query that was sent among other statements: its rows, once it is answered.
+pub struct Asked {
+    mark: Mark,
+    rows: Arc<OnceLock<Vec<Row>>>,
+}
+
 /// The row of a query that waited, if one did, and how long it took; and those of the query behind it.
 pub type Awaited = (Option<(Row, Duration)>, Vec<Row>);
 
@@ -41,6 +45,13 @@ const AWAITED_MAX: usize = 1000;
 /// How much has been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
+
+impl Asked {
+    /// Answered up to here it is answered.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+}
 
 pub struct Pipe {
     client: Arc<tokio_postgres::Client>,
@@ -127,29 +138,6 @@ impl Pipe {
         self.run(try_join(waited, client.query(query, params)))
     }
 
-    /// Sends a query; its rows are taken by `rows`.
-    pub fn begin_query<P: ToSql + Sync + Send + 'static>(
-        &mut self,
-        statement: &Statement,
-        params: Vec<P>,
-    ) -> Begun {
-        let (client, statement) = (Arc::clone(&self.client), statement.clone());
-        let mut rows: Begun = Box::pin(async move {
-            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
-            client.query(&statement, &params).await
-        });
-        // Polled for the first time it sends, and cannot have an answer.
-        match rows.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(rows) => Box::pin(std::future::ready(rows)),
-            Poll::Pending => rows,
-        }
-    }
-
-    /// The rows of a query that was sent.
-    pub fn rows(&mut self, begun: Begun) -> Result<Vec<Row>, Error> {
-        self.run(begun)
-    }
-
     pub fn query_one(
         &mut self,
         statement: &(impl ToStatement + ?Sized),
@@ -196,6 +184,30 @@ impl Pipe {
             let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
             client.execute(&statement, &params).await
         }));
+    }
+
+    /// Sends a query. Whether it has gone well shows as with any other statement.
+    pub fn ask<P: ToSql + Sync + Send + 'static>(&mut self, statement: &Statement, params: Vec<P>) -> Asked {
+        let (client, statement) = (Arc::clone(&self.client), statement.clone());
+        let rows = Arc::new(OnceLock::new());
+        let there = Arc::clone(&rows);
+        self.line.send(Box::pin(async move {
+            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+            let rows = client.query(&statement, &params).await?;
+            Ok(there.get_or_init(|| rows).len() as u64)
+        }));
+        Asked { mark: self.line.sent, rows }
+    }
+
+    pub fn has_answered(&self, asked: &Asked) -> bool {
+        asked.mark <= self.line.answered
+    }
+
+    /// Waits for the answer. The error is that of the first statement that has failed.
+    pub fn answer(&mut self, asked: Asked) -> Result<Option<Vec<Row>>, Error> {
+        self.settle(asked.mark).map_err(|(_, e)| e)?;
+        // `None` if it failed and that was told before.
+        Ok(Arc::into_inner(asked.rows).and_then(OnceLock::into_inner))
     }
 
     /// Begins a COPY, once all that was sent before is carried out.

@@ -30,19 +30,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres::types::ToSql;
 use postgres::{Row, Statement};
 
+use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
-use crate::pipe::{Awaited, Params, Pipe};
+use crate::pipe::Pipe;
 use crate::position::{Position, Rank, Snapshot, Target, Xid};
 use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
 use crate::session::Session;
 use crate::settling::Settling;
+use ahead::{Ahead, Amounts, Stock};
 use runs::runs;
-use stream::{Ahead, Parts};
+use stream::Parts;
 
+mod ahead;
 mod runs;
 mod stream;
 
@@ -96,6 +100,9 @@ pub struct End {
     pub sequences: Arc<[Moved]>,
 }
 
+/// Takes a part; looks after the session with the master as long as it has to wait with it.
+pub type HandOn<'h> = dyn FnMut(Part, &mut Pipe) -> Result<()> + 'h;
+
 /// What a read has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -119,6 +126,7 @@ pub struct Reader {
     /// The same where nothing comes late.
     on: Statement,
     chunks: Statement,
+    ahead: Ahead,
     skip: Statement,
     confirm: Statement,
     arm: Statement,
@@ -150,18 +158,6 @@ struct Sequences {
     told: Vec<Moved>,
 }
 
-/// What a read has given.
-struct Next {
-    /// Before it.
-    dozed: Duration,
-    /// Before its snapshot was taken.
-    settled: Rank,
-    /// The same of transactions of any kind.
-    still: Rank,
-    snapshot: Snapshot,
-    heads: Vec<Head>,
-}
-
 /// A transaction as its final chunk tells.
 struct Head {
     transaction: Arc<Transaction>,
@@ -191,6 +187,7 @@ impl Reader {
             confirm: client.prepare(include_str!("sql/confirm_read.sql")).map_err(failed)?,
             arm: client.prepare("select pyreplica.arm($1)").map_err(failed)?,
             doze: client.prepare("select pyreplica.doze($1)").map_err(failed)?,
+            ahead: Ahead::default(),
             armed: false,
             large: Arc::new(log),
             notified: false,
@@ -208,8 +205,10 @@ impl Reader {
 
     /// From now on the end of a batch tells which sequences have moved since the batch before; the first tells of all.
     /// Whoever begins to read for others has to start here, since it does not know what they have heard.
-    pub fn tell_sequences(&mut self, wanted: bool) {
+    pub fn tell_sequences(&mut self, wanted: bool) -> Result<()> {
+        self.forget_ahead()?;
         (self.sequences.wanted, self.sequences.all) = (wanted, true);
+        Ok(())
     }
 
     /// Reads the next batch and moves `position` behind it.
@@ -221,50 +220,56 @@ impl Reader {
         position: &mut Position,
         target: Option<&Target>,
         doze: Option<Duration>,
-        hand_on: &mut dyn FnMut(Part) -> Result<()>,
+        hand_on: &mut HandOn,
     ) -> Result<Found> {
-        let few = target.is_none() && self.is_still(position);
-        let Next { dozed, settled, still, snapshot, heads } = self.query_log(position, target, doze, few)?;
-        if target.is_none() {
-            // Where nothing was found nothing has been committed in between.
-            let since = if heads.is_empty() { &position.snapshot } else { &snapshot };
-            self.still = (still, since.clone());
-        }
-        position.snapshot = snapshot;
-        let asked = if few { FEW_TRANSACTIONS } else { self.transactions_max };
-        let (heads, more) = cut(heads, position.rank, self.limits, asked);
-        self.more = more;
-        if more {
+        let stock = match target {
+            None => self.stock(position)?,
+            Some(_) => self.forget_ahead().map(|()| None)?,
+        };
+        let mut stock = match stock {
+            Some(stock) => stock,
+            None => self.query_log(position, target, doze)?,
+        };
+        let rest = stock.heads.split_off(cut(&stock.heads, position.rank, self.limits));
+        let heads = std::mem::replace(&mut stock.heads, rest);
+        self.more = stock.more || !stock.heads.is_empty();
+        if self.more {
             self.transactions_max =
                 (2 * heads.len() as i64).clamp(*TRANSACTIONS.start(), *TRANSACTIONS.end());
         }
         // Before anything is handed on: whoever takes it may be slow, and until then every writer would notify.
         let woken = self.armed && !heads.is_empty();
-        let flush = heads.iter().any(|head| !head.durable);
+        let flush = !stock.flushed && heads.iter().any(|head| !head.durable);
         if woken || flush {
             self.confirm(flush, woken)?;
         }
 
+        position.snapshot = stock.snapshot.clone();
         if heads.is_empty() {
-            position.settle(settled);
+            position.settle(stock.settled);
             return Ok(Found::Nothing);
         }
-        let mut parts = Parts::new(hand_on, dozed);
         let sequences = std::mem::take(&mut self.sequences.told).into();
-        let long = |head: &Head| head.payload.is_none().then_some((head.transaction.xid, head.chunks));
-        let long: Vec<_> = heads.iter().filter_map(long).collect();
-        let mut ahead = Ahead::new(&self.client, long);
-        for (run, end) in runs(heads, position, settled, more, &sequences) {
+        let runs = runs(heads, position, stock.settled, self.more, &sequences);
+        let mut parts = Parts::new(hand_on, std::mem::take(&mut stock.dozed));
+        if let (None, Some((_, end))) = (target, runs.last()) {
+            stock.at = end.position.clone();
+            self.keep(stock);
+        }
+        for (run, end) in runs {
             for head in run {
                 match head.payload {
-                    Some(payload) => parts.add(Chunk { transaction: head.transaction, payload })?,
-                    None => self.stream(&head.transaction, head.chunks, &mut ahead, &mut parts)?,
+                    Some(payload) => {
+                        let chunk = Chunk { transaction: head.transaction, payload };
+                        parts.add(chunk, &mut self.client)?;
+                    }
+                    None => self.stream(&head.transaction, head.chunks, &mut parts)?,
                 }
             }
             *position = end.position.clone();
-            parts.finish(end)?;
+            parts.finish(end, &mut self.client)?;
         }
-        Ok(if more { Found::Some } else { Found::All })
+        Ok(if self.more { Found::Some } else { Found::All })
     }
 
     /// A NOTIFY came: there is something to read.
@@ -287,6 +292,7 @@ impl Reader {
 
     /// Asks for the state of the log, and arms, unless others than these slow transactions are about to commit.
     pub fn arm(&mut self, slow: &[String]) -> Result<Probe> {
+        self.forget_ahead()?;
         let row = self
             .client
             .query_one(&self.arm, &[&slow])
@@ -303,11 +309,19 @@ impl Reader {
         position: &Position,
         target: Option<&Target>,
         doze: Option<Duration>,
-        few: bool,
-    ) -> Result<Next> {
+    ) -> Result<Stock> {
         // Who was notified finds something, and so has woken: both are said at once with the reading.
         let woken = self.armed && std::mem::take(&mut self.notified);
-        let (state, rows) = self.query_next(position, target, doze, few, woken)?;
+        let few = target.is_none() && self.is_still(position);
+        let amounts = Amounts::of(&self.client, target);
+        let asked = if few { FEW_TRANSACTIONS } else { amounts.transactions(self.transactions_max) };
+        let (statement, params) = match few {
+            true => (&self.on, self.params_on(position, asked, woken, amounts)),
+            false => (&self.log, self.params(position, target, asked, woken, amounts)),
+        };
+        let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param as _).collect();
+        let (state, rows) =
+            self.client.query_after(&self.doze, doze, statement, &params).map_err(read_failed)?;
         let mut dozed = Duration::ZERO;
         if let Some((state, since)) = state {
             self.settling.look(state.get(0))?;
@@ -316,6 +330,24 @@ impl Reader {
         let still = self.settling.rank_of_all();
         // What was settled before the snapshot was taken; a target's may be older than that.
         let settled = if target.is_some() { position.settled } else { self.settling.rank() };
+        let (snapshot, heads) = self.found(&rows, woken)?;
+        if target.is_none() {
+            self.note_still(still, position, &snapshot, &heads);
+        }
+        let stock = Stock {
+            at: position.clone(),
+            snapshot,
+            settled,
+            dozed,
+            flushed: amounts.is_far(),
+            heads,
+            more: false,
+        };
+        Ok(self.limit(stock, asked, amounts))
+    }
+
+    /// Snapshot and transactions of an answer.
+    fn found(&mut self, rows: &[Row], woken: bool) -> Result<(Snapshot, Vec<Head>)> {
         let (first, rows) = rows
             .split_first()
             .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
@@ -330,41 +362,57 @@ impl Reader {
                 self.sequences.told.extend_from_slice(&moved);
             }
         }
-        let heads = rows.iter().map(head).collect::<Result<_>>()?;
-        Ok(Next { dozed, settled, still, snapshot: first.get::<_, &str>("snapshot").parse()?, heads })
+        let mut heads: Vec<Head> = rows.iter().map(head).collect::<Result<_>>()?;
+        heads.sort_by_key(|head| head.transaction.rank);
+        Ok((first.get::<_, &str>("snapshot").parse()?, heads))
     }
 
-    fn query_next(
-        &mut self,
+    /// That of `read_on.sql`.
+    fn params_on(&self, position: &Position, transactions: i64, woken: bool, amounts: Amounts) -> Vec<Owned> {
+        vec![
+            Owned::Int8(position.rank),
+            Owned::Int8(transactions),
+            Owned::Text(Some(self.agent.clone())),
+            Owned::Texts(self.slaves.clone()),
+            Owned::Bool(Some(woken)),
+            Owned::Bool(self.sequences.wanted.then_some(self.sequences.all)),
+            Owned::Bool(Some(amounts.is_far())),
+        ]
+    }
+
+    /// That of `read_log.sql`.
+    fn params(
+        &self,
         position: &Position,
         target: Option<&Target>,
-        doze: Option<Duration>,
-        few: bool,
+        transactions: i64,
         woken: bool,
-    ) -> Result<Awaited> {
-        let sequences = self.sequences.wanted.then_some(self.sequences.all);
-        if few {
-            let Reader { agent, slaves, .. } = self;
-            let params: Params = &[&position.rank, &FEW_TRANSACTIONS, agent, slaves, &woken, &sequences];
-            return self.client.query_after(&self.doze, doze, &self.on, params).map_err(read_failed);
-        }
-        let rows_max = i64::try_from(self.limits.rows).unwrap_or(i64::MAX);
-        let bytes_max = i64::try_from(self.limits.bytes).unwrap_or(i64::MAX);
-        let params: Params = &[
-            &position.rank,
-            &position.snapshot.to_string(),
-            &position.settled,
-            &self.transactions_max,
-            &rows_max,
-            &bytes_max,
-            &target.map(|t| t.rank),
-            &target.map(|t| t.snapshot.to_string()),
-            &self.agent,
-            &self.slaves,
-            &woken,
-            &sequences,
-        ];
-        self.client.query_after(&self.doze, doze, &self.log, params).map_err(read_failed)
+        amounts: Amounts,
+    ) -> Vec<Owned> {
+        let number = |n: usize| Owned::Int8(i64::try_from(n).unwrap_or(i64::MAX));
+        let Limits { rows, bytes } = amounts.limits(self.limits);
+        vec![
+            Owned::Int8(position.rank),
+            Owned::Text(Some(position.snapshot.to_string())),
+            Owned::Int8(position.settled),
+            Owned::Int8(transactions),
+            number(rows),
+            number(bytes),
+            target.map_or(Owned::Text(None), |target| Owned::Int8(target.rank)),
+            Owned::Text(target.map(|target| target.snapshot.to_string())),
+            Owned::Text(Some(self.agent.clone())),
+            Owned::Texts(self.slaves.clone()),
+            Owned::Bool(Some(woken)),
+            Owned::Bool(self.sequences.wanted.then_some(self.sequences.all)),
+            Owned::Bool(Some(amounts.is_far())),
+        ]
+    }
+
+    /// Of a snapshot in whose statement these were found.
+    fn note_still(&mut self, still: Rank, position: &Position, snapshot: &Snapshot, heads: &[Head]) {
+        // Where nothing was found nothing has been committed in between.
+        let since = if heads.is_empty() { &position.snapshot } else { snapshot };
+        self.still = (still, since.clone());
     }
 
     /// In step, and nothing comes late: all with a rank up to the position's had ended before its snapshot was taken.
@@ -392,10 +440,8 @@ impl Reader {
     }
 }
 
-/// The late ones in full, then the newer ones within the limits, all in rank order; and whether more may be there: the statement
-/// reads none beyond the limits.
-fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Head>, bool) {
-    heads.sort_by_key(|head| head.transaction.rank);
+/// How many of these, which are in rank order, are a batch: the late ones in full, then newer ones within the limits.
+fn cut(heads: &[Head], rank: Rank, limits: Limits) -> usize {
     let late = heads.partition_point(|head| head.transaction.rank <= rank);
     let newer = heads.len() - late;
     let (mut changes, mut bytes) = (0, 0);
@@ -408,10 +454,7 @@ fn cut(mut heads: Vec<Head>, rank: Rank, limits: Limits, asked: i64) -> (Vec<Hea
         })
         .count();
     // A transaction beyond the limits is a batch of its own, unless late ones came first.
-    let taken = if fits == 0 && late == 0 { newer.min(1) } else { fits };
-    heads.truncate(late + taken);
-    let full = changes >= limits.rows || bytes >= limits.bytes || newer as i64 == asked;
-    (heads, taken < newer || full)
+    late + if fits == 0 && late == 0 { newer.min(1) } else { fits }
 }
 
 fn head(row: &Row) -> Result<Head> {
@@ -482,9 +525,14 @@ pub(super) mod tests {
 
     /// Ranks of the batch that is cut from transactions given as (rank, changes), and whether more is there.
     fn check(position: Rank, transactions: &[(Rank, usize)], expected: &[Rank], more: bool) {
-        let heads = transactions.iter().map(|&(rank, changes)| head(rank, 1, changes, None)).collect();
-        let (heads, cut_more) = cut(heads, position, LIMITS, 1000);
-        let ranks: Vec<Rank> = heads.iter().map(|head| head.transaction.rank).collect();
+        let mut transactions = transactions.to_vec();
+        transactions.sort_unstable();
+        let heads: Vec<Head> =
+            transactions.iter().map(|&(rank, changes)| head(rank, 1, changes, None)).collect();
+        let taken = cut(&heads, position, LIMITS);
+        let newer = heads.partition_point(|head| head.transaction.rank <= position);
+        let cut_more = taken < heads.len() || ahead::is_full(&heads[newer..], LIMITS, 1000);
+        let ranks: Vec<Rank> = heads[..taken].iter().map(|head| head.transaction.rank).collect();
         assert_eq!((&ranks[..], cut_more), (expected, more));
     }
 

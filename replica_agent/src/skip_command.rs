@@ -138,7 +138,7 @@ fn next(config: &Config, slave: &str, mut position: Position) -> Result<Next> {
     let log = Log::new(&config.master.dsn, &Cancels::default());
     let mut reader = Reader::new(client, log, config.agent_name(), &[slave], Limits { rows: 1, bytes: 1 })?;
     let mut found: BTreeMap<Rank, (Arc<Transaction>, Pending)> = BTreeMap::new();
-    reader.read(&mut position, None, None, &mut |part| {
+    reader.read(&mut position, None, None, &mut |part, _| {
         let mut add = |transaction: &Arc<Transaction>, payload: &[u8]| {
             let first = || (Arc::clone(transaction), Pending::default());
             found.entry(transaction.rank).or_insert_with(first).1.add(payload)

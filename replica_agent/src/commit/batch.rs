@@ -27,7 +27,6 @@ impl SlaveSession {
         if self.phase != Phase::Idle {
             return Ok(());
         }
-        self.step_by_step()?;
         let failed =
             |name: &str, e| Error::from_pg(format!("could not begin a batch on slave \"{name}\""), e);
         let whose = format!(
@@ -49,7 +48,9 @@ impl SlaveSession {
         };
         let rows = self
             .client
-            .simple_query(&format!("begin; set local lock_timeout = '1s'; {row}; set local lock_timeout = 0"))
+            .simple_query(&format!(
+                "begin read write; set local lock_timeout = '1s'; {row}; set local lock_timeout = 0"
+            ))
             .map_err(|e| failed(&self.name, e))?;
         self.phase = Phase::Open;
         self.savepoint = false;
@@ -191,13 +192,12 @@ impl SlaveSession {
         if self.durable || self.phase != Phase::Idle {
             return Ok(self.durable);
         }
-        self.step_by_step()?;
         let failed = |name: &str, e| {
             Error::from_pg(format!("could not make the position of slave \"{name}\" durable"), e)
         };
         self.client
             .batch_execute(&format!(
-                "begin; set local synchronous_commit = on; \
+                "begin read write; set local synchronous_commit = on; \
                  update pyreplica_agent.position set applied_at = applied_at where agent = {} and slave = {}; commit",
                 quote::literal(&self.agent),
                 quote::literal(&self.name)

@@ -56,6 +56,7 @@ impl SlaveSession {
         };
         let mover = prepare(include_str!("../sql/move_position.sql"))?;
         let move_on = prepare(include_str!("../sql/move_on.sql"))?;
+        let looker = prepare(include_str!("../sql/look.sql"))?;
         let skips = Skips::load(&mut client, agent, name)?;
         let mut session = SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
@@ -76,7 +77,8 @@ impl SlaveSession {
             applier: Applier::new(agent, slave, skips),
             mover,
             move_on,
-            looker: None,
+            looker,
+            look: None,
             timeline: 0,
             phase: Phase::Idle,
             stream: Stream::default(),

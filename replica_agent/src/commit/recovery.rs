@@ -8,6 +8,7 @@
 //! for the lock: what is then there stays as it is. We may, since the master elected us and not the other.
 
 use super::SlaveSession;
+use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
 use crate::identity::Identity;
 use crate::pipe::Pipe;
@@ -41,21 +42,26 @@ impl SlaveSession {
         Ok(())
     }
 
-    /// Whether `recover` would find nothing, and nothing else was asked for there. A round trip, behind all that was sent;
-    /// what that has prepared is committed by then.
-    pub fn is_calm(&mut self) -> Result<bool> {
-        if self.route.ends_at_a_node() {
-            return Ok(false);
+    /// Asks behind all that was sent, so that what that has prepared is committed by then, whether `recover` would find
+    /// something, or something else is wanted of us there. Between two batches.
+    pub fn look(&mut self) {
+        if self.look.is_none() {
+            let params = [gid_prefix(&self.agent, &self.name), self.agent.clone(), self.name.clone()];
+            self.look = Some(self.client.ask(&self.looker, params.map(Some).map(Owned::Text).into()));
         }
-        let failed = |e| Error::from_pg(format!("could not look after slave \"{}\"", self.name), e);
-        let looker = match &self.looker {
-            Some(looker) => looker.clone(),
-            None => self.client.prepare(include_str!("../sql/look.sql")).map_err(failed)?,
-        };
-        let prefix = gid_prefix(&self.agent, &self.name);
-        let row = self.client.query_one(&looker, &[&prefix, &self.agent, &self.name]).map_err(failed)?;
-        self.looker = Some(looker);
-        Ok(row.get(0))
+    }
+
+    /// The answer, when it is there: is nothing to be done but to go on? At a node there is always something.
+    pub fn looked(&mut self) -> Result<Option<bool>> {
+        let client = &mut self.client;
+        let Some(look) = self.look.take_if(|look| client.has_answered(look)) else { return Ok(None) };
+        let rows = client.answer(look).map_err(|e| self.look_failed(e))?;
+        let calm = rows.is_some_and(|rows| !rows.is_empty());
+        Ok(Some(calm && !self.route.ends_at_a_node()))
+    }
+
+    pub(super) fn look_failed(&self, e: postgres::Error) -> Error {
+        Error::from_pg(format!("could not look after slave \"{}\"", self.name), e)
     }
 }
 

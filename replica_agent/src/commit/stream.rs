@@ -40,7 +40,9 @@ use crate::wake::Stop;
 
 /// What the windows that are kept may take together; the slave should not run out of work in a round trip.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
-const KEPT_BYTES_FAR: usize = 8 * 1024 * 1024;
+const KEPT_BYTES_FAR: std::ops::RangeInclusive<usize> = 8 * 1024 * 1024..=16 * 1024 * 1024;
+/// More for each millisecond of a round trip: what a slave takes in meanwhile.
+const KEPT_BYTES_MS: usize = 40 * 1024;
 const KEPT_COUNT: usize = 256;
 /// From so long a round trip on a slave is far.
 const FAR: Duration = Duration::from_millis(5);
@@ -95,7 +97,14 @@ impl Stream {
         let ahead = BATCHES_AHEAD + round_trip.as_micros() / PART_OF_THE_WAY.as_micros();
         let batches = self.kept.iter().filter(|kept| kept.ended).count();
         let bytes: usize = self.kept.iter().map(|kept| kept.window.bytes()).sum();
-        let at_most = if round_trip >= FAR { KEPT_BYTES_FAR } else { KEPT_BYTES };
+        let at_most = match round_trip >= FAR {
+            true => {
+                let more = usize::try_from(round_trip.as_millis()).unwrap_or(usize::MAX);
+                let (least, most) = KEPT_BYTES_FAR.into_inner();
+                least.saturating_add(more.saturating_mul(KEPT_BYTES_MS)).min(most)
+            }
+            false => KEPT_BYTES,
+        };
         batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > at_most)
     }
 
@@ -205,6 +214,10 @@ impl SlaveSession {
 
     fn commit_step(&mut self, end: &End) -> Result<()> {
         self.let_kept_go();
+        // Unless the last window was applied step by step, they have not been heard of.
+        if let Some(sequences) = &mut self.sequences {
+            sequences.hear(&end.sequences);
+        }
         self.prepare(&end.position, self.batch + 1)?;
         let conflicts = self.commit()?;
         (self.stream.let_go, self.stream.stepped) = (false, false);
@@ -376,6 +389,9 @@ impl SlaveSession {
 
     /// The answer to what was sent as this tells of a failure; it is the first.
     fn failed_at(&mut self, mark: Mark, e: postgres::Error, stop: &Stop) -> Result<Applied> {
+        if self.look.as_ref().is_some_and(|look| look.mark() == mark) {
+            return Err(self.look_failed(e));
+        }
         let at = self.stream.kept.iter().position(|kept| mark <= kept.committed).unwrap_or(0);
         let settled = self.stream.kept.get(at).is_some_and(|kept| kept.ended && mark == kept.committed);
         if settled && self.two_phase {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{select, Receiver, Sender, TrySendError};
 
-use super::{hand_on, nobody_takes, Item, Next, Reading};
+use super::{hand_on, hand_on_window, nobody_takes, Item, Next, Reading};
 use crate::commit::MasterId;
 use crate::error::{Error, Kind, Result};
 use crate::hub::{Batch, Hub, Seat, Turn, BATCH_BYTES, PATIENCE};
@@ -80,7 +80,7 @@ impl Reading<'_> {
     /// Reads for all who stand here, and rests when there is nothing, until the seat is lost or our own slave is slow.
     /// False when the feed was dropped.
     fn lead(&mut self, seat: Seat, position: &mut Position, moved: &Receiver<()>) -> Result<bool> {
-        self.reader.tell_sequences(self.sequences);
+        self.reader.tell_sequences(self.sequences)?;
         let mut doze: Option<Duration> = None;
         while seat.rests(doze.unwrap_or_default()) {
             // What was told before is read now.
@@ -91,7 +91,8 @@ impl Reading<'_> {
             let mut batch = Growing::new(self.items, &seat);
             let Reading { reader, planning, .. } = self;
             planning.begin();
-            let mut plan = |part| planning.add(part, &mut |window| batch.add(window));
+            let mut plan =
+                |part, master: &mut Pipe| planning.add(part, &mut |window| batch.add(window, master));
             let found = reader.read(position, None, doze.take(), &mut plan)?;
             if found == Found::Nothing {
                 // What it has learnt of late ones is true of the old snapshot too: there are none in between.
@@ -139,7 +140,7 @@ impl<'a> Growing<'a> {
         Growing { items, seat, large: false, windows: Vec::new(), sent: 0, bytes: 0 }
     }
 
-    fn add(&mut self, window: Window) -> Result<()> {
+    fn add(&mut self, window: Window, master: &mut Pipe) -> Result<()> {
         self.bytes += window.bytes();
         self.windows.push(Arc::new(window));
         if !self.large && self.bytes > BATCH_BYTES {
@@ -147,7 +148,8 @@ impl<'a> Growing<'a> {
             self.seat.too_large();
         }
         if self.large {
-            return self.left().into_iter().try_for_each(|window| hand_on(self.items, Item::Window(window)));
+            let left = self.left();
+            return left.into_iter().try_for_each(|window| hand_on_window(self.items, window, master));
         }
         while let Some(window) = self.windows.get(self.sent) {
             match self.items.try_send(Ok(Item::Window(Arc::clone(window)))) {

@@ -47,6 +47,8 @@ impl Member {
         let mut open = false;
         let mut batches = 0;
         let mut batches_looked = 0;
+        // The slave needs more than to go on, which takes round trips of its own.
+        let mut attend = false;
         // While something is not answered, between two looks for answers.
         let mut nap = FIRST_NAP;
         // Where the stream is when all that it brought since the last commit had come from this slave, and since when.
@@ -59,20 +61,21 @@ impl Member {
             // What is none of a batch waits for all that was sent. Otherwise what comes next goes out at once: nobody
             // waits for the answers, which are taken in now and then. To take in each as it comes would keep the slave
             // from its work where processors are few.
+            if !open && !attend && looked.elapsed() >= look_after {
+                self.session.look();
+            }
             let waiting = self.session.is_waiting();
-            let look = !open && (looked.elapsed() >= look_after || self.again.is_some());
+            let pause = !open && (attend || self.again.is_some());
             let began = Instant::now();
             let item = match waiting {
-                true if look => Ok(None),
+                true if pause => Ok(None),
                 true => feed.next(nap),
                 false => feed.next(timeout),
             };
-            // Comes behind all that was sent, so it takes no more than waiting for that.
-            let calm = if waiting && look { Some(self.session.is_calm()?) } else { None };
             let applied = match &item {
                 Ok(Some(Item::Window(window))) if context.careful => self.session.step(window, &context.stop),
                 Ok(Some(Item::Window(window))) => self.session.take(window, &context.stop),
-                Ok(None) if waiting && !look => self.session.take_in_answers(began.elapsed(), &context.stop),
+                Ok(None) if waiting && !pause => self.session.take_in_answers(began.elapsed(), &context.stop),
                 _ => self.session.settle(&context.stop),
             };
             nap = match &item {
@@ -108,6 +111,18 @@ impl Member {
                 None => {}
             }
             self.reporter.tick(control)?;
+            if let Some(calm) = self.session.looked()? {
+                let began = Instant::now();
+                attend = !calm || !self.session.tables.complete(&control.captured()?);
+                let under_way = open || self.session.is_waiting() || !feed.is_empty();
+                if !under_way && batches == batches_looked {
+                    self.catch_up_sequences(control)?;
+                } else if self.session.follows_sequences() {
+                    self.session.hear_of_sequences(&control.sequences()?);
+                }
+                batches_looked = batches;
+                (looked, look_after) = (Instant::now(), timer.max(began.elapsed() * LOOK_SHARE));
+            }
             if open || self.session.is_waiting() {
                 continue;
             }
@@ -118,28 +133,19 @@ impl Member {
             if target.is_none() && self.finish_again(context, control)? {
                 return Ok(Ended::NewTables);
             }
-            if looked.elapsed() >= look_after {
+            if std::mem::take(&mut attend) {
                 let began = Instant::now();
-                let calm = calm.map_or_else(|| self.session.is_calm(), Ok)?;
-                if !calm {
-                    self.session.recover(&mut |_| Ok(true))?;
-                }
+                self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
                     self.wait_for_new_tables(context, control)?;
                     self.copy_new_tables(context, control)?;
                     return Ok(Ended::NewTables);
                 }
-                if batches == batches_looked && feed.is_empty() {
-                    self.catch_up_sequences(control)?;
-                } else if self.session.follows_sequences() {
-                    self.session.hear_of_sequences(&control.sequences()?);
-                }
-                if target.is_none() && !calm {
+                if target.is_none() {
                     self.begin_again(context, control)?;
                 }
-                (looked, batches_looked) = (Instant::now(), batches);
-                // Nothing is under way meanwhile, and a far slave takes its time.
-                look_after = timer.max(began.elapsed() * LOOK_SHARE);
+                // Nothing was under way meanwhile, and a far slave takes its time.
+                (looked, look_after) = (Instant::now(), timer.max(began.elapsed() * LOOK_SHARE));
             }
         }
     }
