@@ -4,13 +4,12 @@
 //! tenth of a millisecond. The time runs from the moment the commit has returned on the master. One consumer at a time;
 //! the others stand still, and catch up before it is their turn.
 
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyreplica_benches::consumer::{wait, Consumer, SERVER};
+use pyreplica_benches::live::latencies;
 use pyreplica_benches::{median, paired, rounds, turns};
 use pyreplica_tests::cluster::Cluster;
-use pyreplica_tests::db::Db;
 
 const SCHEMA: &str = "create table t (n int primary key, v text)";
 
@@ -67,39 +66,4 @@ fn main() {
         }
     }
     println!("medians of {rounds} rounds; ratios and differences to native are medians within a round");
-}
-
-/// p50 and p99 in milliseconds of commits number `first + 1` to `first + count`.
-fn latencies(master: &Db, slave: &Db, first: u32, count: u32, a_second: u32) -> (f64, f64) {
-    let (sender, commits) = mpsc::channel();
-    let mut writer = master.session();
-    let mut watcher = slave.session();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let began = Instant::now();
-            for i in 1..=count {
-                let due = began + Duration::from_secs(1) * (i - 1) / a_second;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                writer.run(&format!("insert into t values ({}, 'some text')", first + i));
-                sender.send(Instant::now()).expect("somebody listens");
-            }
-        });
-        let mut visible = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while visible.len() < count as usize {
-            let greatest =
-                watcher.rows("select coalesce(max(n), 0) from t").concat().parse::<u32>().expect("a number");
-            visible.resize((greatest as usize).saturating_sub(first as usize), Instant::now());
-            assert!(Instant::now() < deadline, "the slave does not follow");
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        let mut times: Vec<f64> = commits
-            .iter()
-            .zip(visible)
-            // It may be visible before the client has heard of its commit.
-            .map(|(commit, visible)| visible.saturating_duration_since(commit).as_secs_f64() * 1e3)
-            .collect();
-        times.sort_by(f64::total_cmp);
-        (times[times.len() / 2], times[times.len() * 99 / 100])
-    })
 }

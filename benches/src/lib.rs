@@ -7,6 +7,7 @@
 pub mod arguments;
 pub mod consumer;
 pub mod empty_trigger;
+pub mod live;
 pub mod process;
 pub mod report;
 pub mod rivals;
