@@ -76,7 +76,7 @@ impl Control {
     pub fn state(&mut self) -> Result<MasterState> {
         let row = self
             .client
-            .query_one(include_str!("sql/master_state.sql"), &[])
+            .query_typed_one(include_str!("sql/master_state.sql"), &[])
             .map_err(|e| Error::from_pg("could not read the state of the master", e))?;
         let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse::<Xid>().ok());
         let horizon_rank: Rank = row.get("horizon_rank");

@@ -67,7 +67,7 @@ pub struct CopiedTable {
 /// The tables that the master captures, in the order of their names.
 pub fn captured_tables(master: &mut Client) -> Result<Vec<CapturedTable>> {
     let rows = master
-        .query(include_str!("sql/captured_tables.sql"), &[])
+        .query_typed(include_str!("sql/captured_tables.sql"), &[])
         .map_err(|e| Error::from_pg("could not read the list of captured tables on the master", e))?;
     Ok(rows
         .iter()

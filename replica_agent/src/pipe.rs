@@ -147,6 +147,12 @@ impl Pipe {
         self.wait(client.query_one(statement, params))
     }
 
+    /// A query without parameters, in one round trip.
+    pub fn query_plain(&mut self, sql: &str) -> Result<Row, Error> {
+        let client = Arc::clone(&self.client);
+        self.wait(client.query_typed_one(sql, &[]))
+    }
+
     pub fn query_opt(
         &mut self,
         statement: &(impl ToStatement + ?Sized),

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use postgres::types::Type;
 use postgres::{GenericClient, Row, Statement};
 
 use crate::bind::Owned;
@@ -119,7 +120,7 @@ impl Bounds {
 /// The replicated sequences of the master as they stand: all, or only those of table `of` and of no table.
 pub fn on_master(master: &mut impl GenericClient, of: Option<&str>) -> Result<Vec<(Moved, Bounds)>> {
     let rows = master
-        .query(include_str!("sql/master_sequences.sql"), &[&of])
+        .query_typed(include_str!("sql/master_sequences.sql"), &[(&of, Type::TEXT)])
         .map_err(|e| Error::from_pg("could not read the sequences of the master", e))?;
     Ok(rows
         .iter()

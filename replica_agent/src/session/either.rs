@@ -71,7 +71,11 @@ impl Session for Client {
     }
 
     fn query_one(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
-        Client::query_one(self, sql, params)
+        match params.is_empty() {
+            // Takes one round trip, not two.
+            true => self.query_typed_one(sql, &[]),
+            false => Client::query_one(self, sql, params),
+        }
     }
 
     fn query_opt(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Error> {
@@ -97,7 +101,10 @@ impl Session for Pipe {
     }
 
     fn query_one(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
-        Pipe::query_one(self, sql, params)
+        match params.is_empty() {
+            true => self.query_plain(sql),
+            false => Pipe::query_one(self, sql, params),
+        }
     }
 
     fn query_opt(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Error> {
