@@ -45,7 +45,7 @@ fn follows_over_a_distance() {
 
 #[test]
 fn connections_break_while_batches_are_under_way() {
-    for setup in [setup(), setup().one_phase()] {
+    for setup in [setup(), setup().one_phase(), setup().far_slaves(Duration::ZERO).far_master(FAR)] {
         // GIVEN a backlog
         let mut trio = setup.build();
         trio.once().expect_code(0);
@@ -68,7 +68,7 @@ fn connections_break_while_batches_are_under_way() {
 
 #[test]
 fn the_agent_is_killed_while_batches_are_under_way() {
-    for setup in [setup(), setup().one_phase()] {
+    for setup in [setup(), setup().one_phase(), setup().far_slaves(Duration::ZERO).far_master(FAR)] {
         let mut trio = setup.build();
         trio.once().expect_code(0);
         for count in [1, 5, 9] {

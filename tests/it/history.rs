@@ -3,6 +3,8 @@
 //! At every moment each slave holds a prefix of the master's history, and in the end both are equal. A failure
 //! prints its seed; PYREPLICA_SEED=<n> replays the same operations.
 
+use std::time::Duration;
+
 use pyreplica_tests::db::Session;
 use pyreplica_tests::random::{seeds, Random};
 use pyreplica_tests::trio::{Setup, Trio};
@@ -164,4 +166,13 @@ fn atomic_slaves_end_equal() {
 #[test]
 fn one_phase_slaves_end_equal() {
     seeds().into_iter().for_each(|seed| play(Setup::new(SCHEMA).one_phase(), seed));
+}
+
+/// Several batches come of one snapshot.
+#[test]
+fn slaves_of_a_far_master_end_equal() {
+    let setup = Setup::new(SCHEMA).far_master(Duration::from_millis(5)).agent_line("batch_rows = 3");
+    for (seed, setup) in seeds().into_iter().zip([setup.clone().slaves(1), setup]) {
+        play(setup, seed);
+    }
 }
