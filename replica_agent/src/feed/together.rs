@@ -32,6 +32,9 @@ impl Reading<'_> {
                 // Only who reads for all sleeps.
                 self.reader.disarm()?;
             }
+            if matches!(turn, Turn::Take(_) | Turn::Wait { .. }) {
+                self.reader.forget_ahead()?;
+            }
             let goes_on = match turn {
                 Turn::Take(batch) => {
                     told = false;

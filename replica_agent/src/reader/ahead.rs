@@ -164,11 +164,14 @@ impl Reader {
         Ok(stock)
     }
 
-    /// Another way is gone than was thought.
-    pub(super) fn forget_ahead(&mut self) -> Result<()> {
+    /// Another way is gone than was thought, or somebody else reads. Leaves no answer for the master to wait with.
+    pub fn forget_ahead(&mut self) -> Result<()> {
         // What it tells of the state of the log is heard before anything that is told later.
         if let Some(coming) = self.ahead.coming.take() {
             self.take_in(coming)?;
+        }
+        if !self.ahead.chunks.is_empty() {
+            self.client.await_all();
         }
         self.ahead = Ahead::default();
         Ok(())
