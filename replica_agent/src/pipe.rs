@@ -40,7 +40,7 @@ pub struct Asked {
 pub type Awaited = (Option<(Row, Duration)>, Vec<Row>);
 
 /// Answers awaited at a time.
-const AWAITED_MAX: usize = 1000;
+const AWAITED_MAX: usize = 4000;
 
 /// How much has been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +182,7 @@ impl Pipe {
     pub fn send<P: ToSql + Sync + Send + 'static>(&mut self, statement: &Statement, params: Vec<P>) {
         // Each answer that is awaited takes some memory.
         if self.line.awaited.len() >= AWAITED_MAX {
-            self.until(|line| line.awaited.len() < AWAITED_MAX / 2);
+            self.until(|line| line.awaited.len() < AWAITED_MAX / 8 * 7);
         }
         let client = Arc::clone(&self.client);
         let statement = statement.clone();

@@ -49,6 +49,8 @@ impl Member {
         let mut batches_looked = 0;
         // The slave needs more than to go on, which takes round trips of its own.
         let mut attend = false;
+        // There was nothing more to read.
+        let mut level = false;
         // While something is not answered, between two looks for answers.
         let mut nap = FIRST_NAP;
         // Where the stream is when all that it brought since the last commit had come from this slave, and since when.
@@ -75,6 +77,8 @@ impl Member {
             let applied = match &item {
                 Ok(Some(Item::Window(window))) if context.careful => self.session.step(window, &context.stop),
                 Ok(Some(Item::Window(window))) => self.session.take(window, &context.stop),
+                // To wait for the answers would keep what comes next waiting too.
+                Ok(Some(Item::Level)) if !context.careful => Ok(Applied::Done),
                 Ok(None) if waiting && !pause => self.session.take_in_answers(began.elapsed(), &context.stop),
                 _ => self.session.settle(&context.stop),
             };
@@ -92,13 +96,12 @@ impl Member {
                 return Ok(Ended::Passed);
             }
             match item? {
-                Some(Item::Window(_)) => open = !self.session.is_idle(),
-                Some(Item::Level) => {
+                Some(Item::Window(_)) => (open, level) = (!self.session.is_idle(), false),
+                Some(Item::Level) if context.careful => {
                     self.reporter.level(control)?;
-                    if context.careful {
-                        return Ok(Ended::Passed);
-                    }
+                    return Ok(Ended::Passed);
                 }
+                Some(Item::Level) => level = true,
                 Some(Item::Target) => {
                     if let Some(target) = target {
                         self.move_to(target)?;
@@ -125,6 +128,9 @@ impl Member {
             }
             if open || self.session.is_waiting() {
                 continue;
+            }
+            if std::mem::take(&mut level) {
+                self.reporter.level(control)?;
             }
             if let Some((position, _)) = ahead.take_if(|(_, since)| since.elapsed() >= AHEAD_FOR) {
                 self.commit(&position)?;
