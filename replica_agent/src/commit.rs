@@ -90,8 +90,8 @@ pub struct SlaveSession {
     replica: bool,
     /// Nodes that are noted as having made changes that came here.
     sources: HashSet<String>,
-    /// In the transaction at hand, or the last one, the slave logged what was applied.
-    forwards: bool,
+    /// In the transaction at hand, or the last one, the slave logged what was applied; unknown before the first.
+    forwards: Option<bool>,
     two_phase: bool,
     /// No crash of the slave can undo what is committed.
     durable: bool,
@@ -210,7 +210,7 @@ impl SlaveSession {
 
     /// The transaction at hand must not be joined by those of another origin.
     pub fn ends_with_origin(&self) -> bool {
-        self.phase == Phase::Open && self.forwards
+        self.phase == Phase::Open && self.forwards == Some(true)
     }
 
     pub fn is_durable(&self) -> bool {

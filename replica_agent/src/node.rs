@@ -80,6 +80,11 @@ impl Route {
         self.slave.is_some()
     }
 
+    /// The slave, if it is a node.
+    pub fn slave(&self) -> Option<&str> {
+        self.slave.as_deref()
+    }
+
     pub fn master(&self) -> &str {
         &self.master
     }

@@ -60,8 +60,7 @@ impl SlaveSession {
             _ => None,
         });
         let batch = row.and_then(|row| row.get(0)?.parse::<i64>().ok());
-        self.forwards = row.is_some_and(|row| row.len() > 1 && row.get(1) == Some("t"));
-        self.applier.forwards = self.forwards.then_some(Forwards { origin, replica: self.replica });
+        self.hold_origin(origin, row.is_some_and(|row| row.len() > 1 && row.get(1) == Some("t")));
         // In a group whose batch numbers were just aligned ours may be ahead of the row.
         if batch.is_none_or(|batch| batch > self.batch) {
             self.rollback()?;
@@ -70,6 +69,38 @@ impl SlaveSession {
         }
         failpoint::hit("commit.after_begin");
         Ok(())
+    }
+
+    /// What begins a transaction of the stream. At a node it fails unless that forwards, or does not, as it did last.
+    pub(super) fn send_begin(&mut self, origin: Option<&str>) -> Result<()> {
+        let mut begin = "begin read write".to_owned();
+        if let (Some(node), Some(forwards)) = (self.route.slave(), self.forwards) {
+            let origin = self.route.through(origin)?;
+            let set = match forwards || !self.replica {
+                true => {
+                    format!("pg_catalog.set_config('pyreplica.origin', {}, true)", quote::literal(&origin))
+                }
+                false => "null".to_owned(),
+            };
+            begin += &format!(
+                "; select pg_advisory_xact_lock_shared(1887007333, 1); \
+                 select case when n.id = {} and n.forwards = {forwards} then {set} \
+                             else cast(n.id || ' is not the node that PyReplica expects, which now looks again' as int)::text \
+                        end from pyreplica.node n",
+                quote::literal(node)
+            );
+            self.hold_origin(origin, forwards);
+        }
+        self.client.send_batch(begin);
+        self.phase = Phase::Open;
+        self.savepoint = false;
+        self.applier.begin_batch();
+        Ok(())
+    }
+
+    fn hold_origin(&mut self, origin: String, forwards: bool) {
+        self.forwards = Some(forwards);
+        self.applier.forwards = forwards.then_some(Forwards { origin, replica: self.replica });
     }
 
     /// Does more in the transaction at hand, beginning it if there is none.

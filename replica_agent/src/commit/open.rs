@@ -68,7 +68,7 @@ impl SlaveSession {
             route,
             replica,
             sources: HashSet::new(),
-            forwards: false,
+            forwards: None,
             two_phase: slave.two_phase,
             durable: slave.two_phase,
             net,

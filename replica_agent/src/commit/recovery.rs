@@ -23,6 +23,7 @@ impl SlaveSession {
     pub fn recover(&mut self, decided: &mut dyn FnMut(i64) -> Result<bool>) -> Result<()> {
         let failed = |name: &str, e| Error::from_pg(format!("could not recover slave \"{name}\""), e);
         self.route.find_slave(&mut self.client, &self.name)?;
+        self.forwards = None;
         let prefix = gid_prefix(&self.agent, &self.name);
         let rows = self
             .client
@@ -46,18 +47,21 @@ impl SlaveSession {
     /// something, or something else is wanted of us there. Between two batches.
     pub fn look(&mut self) {
         if self.look.is_none() {
-            let params = [gid_prefix(&self.agent, &self.name), self.agent.clone(), self.name.clone()];
-            self.look = Some(self.client.ask(&self.looker, params.map(Some).map(Owned::Text).into()));
+            let texts = [gid_prefix(&self.agent, &self.name), self.agent.clone(), self.name.clone()];
+            let mut params: Vec<Owned> = texts.map(Some).map(Owned::Text).into();
+            params.push(Owned::Bool(Some(self.route.ends_at_a_node())));
+            self.look = Some(self.client.ask(&self.looker, params));
         }
     }
 
-    /// The answer, when it is there: is nothing to be done but to go on? At a node there is always something.
+    /// The answer, when it is there: is nothing to be done but to go on? At a node that is idle there is always something.
     pub fn looked(&mut self) -> Result<Option<bool>> {
         let client = &mut self.client;
         let Some(look) = self.look.take_if(|look| client.has_answered(look)) else { return Ok(None) };
         let rows = client.answer(look).map_err(|e| self.look_failed(e))?;
         let calm = rows.is_some_and(|rows| !rows.is_empty());
-        Ok(Some(calm && !self.route.ends_at_a_node()))
+        let idle = self.is_idle() && !self.is_waiting();
+        Ok(Some(calm && !(idle && self.route.ends_at_a_node())))
     }
 
     pub(super) fn look_failed(&self, e: postgres::Error) -> Error {

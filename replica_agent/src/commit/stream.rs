@@ -136,7 +136,8 @@ impl SlaveSession {
             };
         }
         let mut applied = Applied::Done;
-        if let Some(end) = window.end.as_ref().filter(|end| end.whole) {
+        let ends_with_origin = self.ends_with_origin();
+        if let Some(end) = window.end.as_ref().filter(|end| end.whole || ends_with_origin) {
             if self.stream.let_go {
                 applied = self.settle(stop)?;
             }
@@ -256,10 +257,10 @@ impl SlaveSession {
         if !self.net || !(self.stream.on || self.phase == Phase::Idle) {
             return Ok(false);
         }
+        let goes = self.goes_to_a_node(window);
         let SlaveSession { client, tables, applier, .. } = self;
-        // A node is told the origin of what is applied, and may have to end a batch where that changes.
         let can = window.large.is_none()
-            && !self.route.ends_at_a_node()
+            && goes
             && self.sources.contains(self.route.source(window.origin()))
             && !applier.sets_aside_any_of(&window.chunks)
             && match &window.plan {
@@ -276,27 +277,36 @@ impl SlaveSession {
         Ok(can)
     }
 
+    /// If the slave is a node: it is known whether it forwards, and the window is for it.
+    fn goes_to_a_node(&self, window: &Window) -> bool {
+        let origin = window.origin();
+        let nothing = self.phase == Phase::Idle && window.chunks.is_empty();
+        !self.route.ends_at_a_node()
+            || self.forwards.is_some()
+                && !nothing
+                && !self.route.leads_back(origin)
+                && self.route.through(origin).is_ok()
+    }
+
     /// Sends a window, which is then the last that is kept, also after an error.
     fn send(&mut self, window: &Arc<Window>, stop: &Stop) -> Result<()> {
         let began = Instant::now();
         let first = self.phase == Phase::Idle;
+        let mut begun = Ok(());
         if first {
-            self.client.send_batch("begin read write".to_owned());
-            self.phase = Phase::Open;
-            self.savepoint = false;
-            self.applier.begin_batch();
+            begun = self.send_begin(window.origin());
             self.point("commit.after_begin");
         } else {
             self.savepoint();
         }
         let SlaveSession { client, tables, applier, .. } = self;
-        let sent = match &window.plan {
+        let sent = begun.and_then(|()| match &window.plan {
             Some(plan) => applier.targets(client, plan, tables).and_then(|targets| {
                 let targets = targets.unwrap_or_default();
                 applier.carry_out(client, &window.chunks, plan, &targets, stop)
             }),
             None => Ok(()),
-        };
+        });
         let mark = self.client.sent();
         let mut stages = Stages::default();
         stages.window(window);
