@@ -1,7 +1,8 @@
 //! The most memory that the agent takes for what is large: many rows, many savepoints, large rows. Fails when it is more
 //! than it may be.
 //!
-//! Peak RSS (VmHWM) of an agent that was started for it and applies the workload to one slave, and to two.
+//! Peak RSS (VmHWM) of an agent that was started for it and applies the workload to one slave, to two, and to two that are
+//! as far away as the master: what is under way is kept.
 //! Words are names of workloads.
 
 use std::time::Duration;
@@ -11,10 +12,14 @@ use pyreplica_benches::consumer::wait;
 use pyreplica_tests::agent::Agent;
 use pyreplica_tests::cluster::Cluster;
 use pyreplica_tests::db::Db;
+use pyreplica_tests::proxy::Proxy;
 
 /// A fixed part, and one for each slave, in MiB; nothing for the size of rows and transactions.
 const LIMIT: (u64, u64) = (64, 16);
 const SLAVES: usize = 2;
+/// Slaves, and how far they and the master are.
+const PLACES: [(usize, Duration); 3] = [(1, Duration::ZERO), (2, Duration::ZERO), (SLAVES, FAR)];
+const FAR: Duration = Duration::from_millis(100);
 const SCHEMA: &str =
     "create table t (id int primary key, v text); alter table t alter v set storage external;
                       create table done (n int primary key)";
@@ -75,12 +80,13 @@ fn main() {
     let mut over = Vec::new();
     println!("{:<80} {:>6} {:>9} {:>7}", "workload", "slaves", "peak MiB", "limit");
     for name in NAMES.iter().filter(|name| arguments.wants(name, &NAMES)) {
-        for count in 1..=SLAVES {
+        for (count, distance) in PLACES {
             let (about, statements) = statements(name);
             done += 1;
-            let peak = measure(&master, &slaves[..count], statements, done);
+            let peak = measure(&master, &slaves[..count], statements, done, distance);
             let limit = LIMIT.0 + LIMIT.1 * count as u64;
-            println!("{about:<80} {count:>6} {peak:>9} {limit:>7}");
+            let far = if distance.is_zero() { "" } else { "far" };
+            println!("{about:<80} {count:>2} {far:<3} {peak:>9} {limit:>7}");
             if peak > limit {
                 over.push(name);
             }
@@ -90,12 +96,20 @@ fn main() {
 }
 
 /// The peak of an agent that takes in the statements, from empty tables to empty tables.
-fn measure(master: &Db, slaves: &[Db], statements: &[&str], done: u32) -> u64 {
-    let mut config = format!("[master]\ndsn = \"{}\"\n[agent]\nname = \"memory{done}\"\n", master.dsn());
+fn measure(master: &Db, slaves: &[Db], statements: &[&str], done: u32, distance: Duration) -> u64 {
+    let mut ways = Vec::new();
+    let mut dsn = |db: &Db| {
+        if distance.is_zero() {
+            return db.dsn();
+        }
+        ways.push(Proxy::start(&db.server, distance));
+        ways[ways.len() - 1].dsn(&db.name)
+    };
+    let mut config = format!("[master]\ndsn = \"{}\"\n[agent]\nname = \"memory{done}\"\n", dsn(master));
     for (i, slave) in slaves.iter().enumerate() {
         slave.run("truncate t, done");
         config +=
-            &format!("[[slave]]\nname = \"slave{i}\"\ndsn = \"{}\"\ninitial = \"current\"\n", slave.dsn());
+            &format!("[[slave]]\nname = \"slave{i}\"\ndsn = \"{}\"\ninitial = \"current\"\n", dsn(slave));
     }
     master.run("truncate t, done");
     let mut agent = Agent::new(&config);
