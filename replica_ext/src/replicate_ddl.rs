@@ -4,8 +4,9 @@
 //! role and the settings that it was run under.
 //!
 //! Nothing arrives twice: a statement whose purpose is rows is not queued when it changed rows of replicated tables,
-//! or was there to change them: they travel as rows, in their place. Any other statement that changes such rows (a
-//! DO block, a function) is refused, since the slaves would have both.
+//! or was there to change them: they travel as rows, in their place. One that is for rows of other tables as well would
+//! arrive by half, and is refused. Any other statement that changes such rows (a DO block, a function) is refused too,
+//! since the slaves would have both.
 
 use std::ffi::{CStr, CString};
 
@@ -62,7 +63,17 @@ fn replicate(statement: &Statement) {
     let rows = capture::changes() != before;
     match statement.kind {
         Kind::Setting => return,
-        Kind::Rows if rows || statement.targets.iter().any(|&table| is_captured(table)) => return,
+        Kind::Rows if rows || statement.targets.iter().any(|&table| is_captured(table)) => {
+            // Rows of a view are those of its tables.
+            if statement.targets.iter().all(|&table| is_captured(table) || is_view(table)) {
+                return;
+            }
+            refuse(
+                &statement.sql,
+                "it is for rows of replicated tables, which arrive on the slaves by themselves, and for others, which do not",
+                "Change the others by a statement of their own, which changes no rows of replicated tables.",
+            );
+        }
         _ if rows => refuse(
             &statement.sql,
             "it changed rows of replicated tables, which arrive on the slaves by themselves",
@@ -91,6 +102,11 @@ fn is_captured(table: Oid) -> bool {
                      where tgrelid operator(pg_catalog.=) $1
                        and tgfoid operator(pg_catalog.=) 'pyreplica.log_change'::pg_catalog.regproc)";
     Spi::get_one_with_args::<bool>(captured, &[table.into()]) == Ok(Some(true))
+}
+
+fn is_view(table: Oid) -> bool {
+    let view = "select relkind operator(pg_catalog.=) 'v' from pg_catalog.pg_class where oid operator(pg_catalog.=) $1";
+    Spi::get_one_with_args::<bool>(view, &[table.into()]) == Ok(Some(true))
 }
 
 fn refuse(sql: &CStr, why: &str, hint: &str) -> ! {

@@ -8,6 +8,16 @@ use super::{captured, log_of};
 pub mod tests {
     use super::*;
 
+    fn assert_refused(statement: &str) {
+        Spi::run(&format!(
+            "do $do$ begin
+                 perform pyreplica.replicate_ddl($sql${statement}$sql$);
+                 raise 'not refused: %', $sql${statement}$sql$;
+             exception when feature_not_supported then null; end $do$"
+        ))
+        .expect("refused");
+    }
+
     #[pg_test]
     fn each_statement_runs_and_is_queued_in_its_place() {
         captured("t", "id int primary key, v text");
@@ -78,7 +88,7 @@ pub mod tests {
             "listen x",
             "unlisten x",
             "notify x",
-            "load ''plpgsql''",
+            "load 'plpgsql'",
             "create temp table t (id int)",
             "create temp table t as select 1",
             "create temp sequence s",
@@ -86,13 +96,32 @@ pub mod tests {
             "select * into t from plain",
             "select 1 as one into t union select 2",
         ] {
-            let call = format!("select pyreplica.replicate_ddl('{statement}')");
-            let refused = PgTryBuilder::new(|| Spi::run(&call).is_err())
-                .catch_when(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, |_| true)
-                .execute();
-            assert!(refused, "{statement}");
+            assert_refused(statement);
         }
         assert_eq!(log_of("select pyreplica.replicate_ddl('select 1')"), ["select 1"]);
+    }
+
+    #[pg_test]
+    fn what_would_arrive_by_half_is_refused() {
+        captured("t", "id int primary key");
+        Spi::run("create table plain (id int); create view v as select * from t; insert into t values (1)")
+            .expect("tables");
+        for statement in [
+            "truncate t, plain",
+            "with gone as (delete from t where id = 1 returning id) insert into plain select id from gone",
+        ] {
+            assert_refused(statement);
+        }
+        assert_eq!(
+            log_of(
+                "select pyreplica.replicate_ddl('insert into v values (2); insert into plain values (2)')"
+            ),
+            [
+                "INSERT INTO public.t (id) VALUES (1)",
+                "INSERT INTO public.t (id) VALUES (2)",
+                "insert into plain values (2)"
+            ]
+        );
     }
 
     #[pg_test(error = "there is no statement to replicate")]
