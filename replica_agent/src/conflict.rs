@@ -92,7 +92,7 @@ impl Event<'_> {
         let more = detail.map(|d| format!(" {d}")).unwrap_or_default();
         format!(
             "conflict detected on table \"{relation}\": conflict={conflict}\nDETAIL:  {}.{more} {done}\n\
-             HINT:   Compare the row with the master's; \"replica_agent verify\" finds all rows that differ.",
+             HINT:  Compare the row with the master's; \"replica_agent verify\" finds all rows that differ.",
             place(transaction, operation, Some(key))
         )
     }

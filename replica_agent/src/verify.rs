@@ -126,7 +126,16 @@ fn compare_all(
             continue;
         }
         let found = match (find(&on_master, table), find(&on_slave, there)) {
-            (Some(here), Some(there)) => compare(pair, table, &here, &there, &encodings)?,
+            (Some(here), Some(there)) => match compare(pair, table, &here, &there, &encodings) {
+                Ok(found) => found,
+                // The other tables can be compared all the same.
+                Err(e) if e.kind() == Kind::Apply && !pair.stop.is_set() => {
+                    out(&e.report())?;
+                    equal = false;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            },
             (_, None) => {
                 let name = there.full_name();
                 Outcome::structure(vec![format!("table {name} does not exist on the slave")])

@@ -343,6 +343,21 @@ fn verify_sees_what_differs() {
 }
 
 #[test]
+fn verify_compares_the_other_tables_when_one_cannot_be_read() {
+    let trio = Setup::new("create table a (id int primary key, v int); create table b (id int primary key)")
+        .slaves(1)
+        .slave_line("[[slave.table]]\nname = \"public.a\"\nvalues = { v = \"1 / id\" }")
+        .build();
+    trio.master.run("insert into b values (1)");
+    trio.once().expect_code(0);
+    trio.master.run("insert into a values (0)");
+    trio.agent.run(&["verify"]).expect_code(1).expect_text(&[
+        "could not compute the rows of table public.a on the slave: division by zero",
+        "table public.b: 1 rows, equal",
+    ]);
+}
+
+#[test]
 fn verify_works_while_replication_runs() {
     let mut trio = Setup::new(TABLE).start();
     trio.master.run("insert into t select i, 'x' from generate_series(1, 20000) i");
