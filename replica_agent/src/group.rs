@@ -13,131 +13,33 @@
 //! session that writes decisions: so no decision of a predecessor can still be under way.
 //! A slave that cannot be reached keeps the others waiting.
 
-use std::sync::Arc;
-use std::time::Instant;
+use crossbeam_channel::{bounded, unbounded};
 
-use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
-
-use crate::applier::Applied;
 use crate::commit::SlaveSession;
 use crate::control::Control;
-use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
-use crate::failpoint;
-use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
-use crate::follow::{report_last, stand_by, Served, ONCE_ATTEMPTS};
+use crate::feed::Context;
+use crate::follow::stand_by;
+use crate::lives::{blame, live, Failure, Outcome, Served};
 use crate::logging;
 use crate::member::{Ended, Member};
-use crate::pipeline::{guarded, Mode};
-use crate::plan::Window;
-use crate::position::{Position, Target};
-use crate::report::{ErrorLog, Reporter, State};
-use crate::retry::{self, Backoff};
-use crate::sequences::Moved;
-use crate::wake::Stop;
+use crate::pipeline::Mode;
+use crate::position::Target;
+use crate::report::State;
+use crew::{work, Crew};
+use walk::{Reached, Walk};
 
-/// An error, and the slave that is to blame; `None` when it is the master, or us.
-struct Failure {
-    slave: Option<String>,
-    error: Error,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure { slave: None, error }
-    }
-}
-
-/// To a slave's thread; every command is answered once.
-#[derive(Clone)]
-enum Command {
-    Apply(Arc<Window>),
-    Prepare(Position, i64),
-    Commit,
-    Rollback,
-    /// Where the sequences of the master stand; also shows whether the slave is still there.
-    Sequences(Arc<[Moved]>),
-}
-
-enum Answer {
-    Done,
-    Unknown { schema: String, name: String },
-}
+mod crew;
+mod walk;
 
 /// Serves all slaves as a group until told to stop, or to the target of `once`.
 pub fn follow_group(context: &Context, mode: Mode) -> Result<()> {
-    let mut backoff = Backoff::new();
-    let mut errors = ErrorLog::default();
-    let mut attempts = 0;
-    let mut context = context.clone();
-    let slaves = context.config.slaves.clone();
-    let names: Vec<&str> = slaves.iter().map(|s| s.name.as_str()).collect();
-    loop {
-        let mut control = None;
-        let began = Instant::now();
-        let Failure { slave, error } = match serve(&context, mode, &mut control) {
-            Ok(Served::Done) => return Ok(()),
-            Ok(Served::Passed) => {
-                context.careful = false;
-                continue;
-            }
-            Err(failure) => failure,
-        };
-        if context.stop.is_set() || error.kind() == Kind::Stopped {
-            log::debug!("group: {error:#}");
-            names.iter().for_each(|name| report_last(control.as_mut(), name, None));
-            return Ok(());
-        }
-        if control.is_none() && error.kind() == Kind::Refused && mode == Mode::Once {
-            return Err(error);
-        }
-        if error.sqlstate().is_some_and(|state| retry::is_transient(state, error.message()))
-            && attempts < ONCE_ATTEMPTS
-        {
-            log::debug!("group: trying again at once after: {error:#}");
-            attempts += 1;
-            continue;
-        }
-        if error.kind() == Kind::Apply && !context.careful {
-            log::debug!("group: trying again transaction by transaction after: {error:#}");
-            context = context.careful();
-            continue;
-        }
-        for name in &names {
-            match &slave {
-                Some(guilty) if guilty != name => wait_for(control.as_mut(), name),
-                _ => report_last(control.as_mut(), name, Some(&error)),
-            }
-        }
-        context.tellers.of(slave.as_deref().unwrap_or_default()).error(&error);
-        drop(control);
-        attempts += 1;
-        if mode == Mode::Once && (error.kind() != Kind::Connection || attempts >= ONCE_ATTEMPTS) {
-            return Err(error);
-        }
-        errors.write(slave.as_deref().unwrap_or("(all)"), &error);
-        if began.elapsed() > Backoff::LAST {
-            backoff.reset();
-            attempts = 0;
-        }
-        if context.pause(backoff.delay()) {
-            return Ok(());
-        }
-    }
+    let names: Vec<&str> = context.config.slaves.iter().map(|slave| slave.name.as_str()).collect();
+    live(context, "group", &names, mode, |context, control| serve(context, mode, control))
 }
 
-fn wait_for(control: Option<&mut Control>, slave: &str) {
-    let Some(control) = control else { return };
-    if let Err(e) = control.report(slave, &State::Waiting.to_string(), None, None, None) {
-        log::debug!("slave \"{slave}\": {e:#}");
-    }
-}
-
-fn serve(
-    context: &Context,
-    mode: Mode,
-    control: &mut Option<Control>,
-) -> std::result::Result<Served, Failure> {
+/// One life.
+fn serve(context: &Context, mode: Mode, control: &mut Option<Control>) -> Outcome<Served> {
     let mut own = Control::open(&context.config, &context.cancels)?;
     // The group's lock first; then those of the slaves, which "replica_agent copy" may hold.
     if !stand_by(context, &mut own, "", mode)? {
@@ -181,7 +83,7 @@ fn serve(
 }
 
 /// Connects to all slaves and settles what was left prepared, on each that can be reached, even if another cannot.
-fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<SlaveSession>, Failure> {
+fn recover(context: &Context, control: &mut Control) -> Outcome<Vec<SlaveSession>> {
     let mut sessions = Vec::new();
     let mut failure = None;
     for slave in &context.config.slaves {
@@ -210,11 +112,7 @@ fn recover(context: &Context, control: &mut Control) -> std::result::Result<Vec<
 
 /// Brings all slaves to one position, each by itself (they differ after an initial copy, or when a slave joins), and to
 /// one batch number. A crash in the middle is harmless: what is then prepared has no decision and is done again.
-fn align(
-    context: &Context,
-    control: &mut Control,
-    members: &mut [Member],
-) -> std::result::Result<(), Failure> {
+fn align(context: &Context, control: &mut Control, members: &mut [Member]) -> Outcome<()> {
     let same = |members: &[Member]| {
         members.windows(2).all(|w| {
             (w[0].position.rank, &w[0].position.snapshot) == (w[1].position.rank, &w[1].position.snapshot)
@@ -236,11 +134,7 @@ fn align(
 }
 
 /// New tables may bring foreign keys, for which a member catches up by itself; then the others do too.
-fn finish_schema(
-    context: &Context,
-    control: &mut Control,
-    members: &mut [Member],
-) -> std::result::Result<(), Failure> {
+fn finish_schema(context: &Context, control: &mut Control, members: &mut [Member]) -> Outcome<()> {
     for member in members.iter_mut() {
         let name = member.session.name.clone();
         member.finish_schema(context, control).map_err(|e| blame(&name, e))?;
@@ -254,7 +148,7 @@ fn lock_step(
     control: &mut Control,
     members: &mut [Member],
     target: Option<&Target>,
-) -> std::result::Result<Ended, Failure> {
+) -> Outcome<Ended> {
     let position = members[0].position.clone();
     let batch = members[0].session.batch;
     for member in members.iter_mut() {
@@ -313,169 +207,4 @@ fn lock_step(
             Ok(Ended::NewTables)
         }
     }
-}
-
-enum Reached {
-    Target,
-    Passed,
-    /// With the table that the stream named, if it was the stream.
-    NewTables(Option<(String, String)>),
-}
-
-/// The slaves' threads, as the one who commands them sees them.
-struct Crew {
-    commands: Vec<Sender<Command>>,
-    answers: Receiver<(usize, Result<Answer>)>,
-    names: Vec<String>,
-}
-
-impl Crew {
-    /// Gives a command to all and waits for all answers; the table that is unknown to one of them, if any.
-    fn all(&self, command: &Command) -> std::result::Result<Option<(String, String)>, Failure> {
-        let gone = || Failure::from(Error::new(Kind::Apply, "a thread of the group has ended"));
-        for sender in &self.commands {
-            sender.send(command.clone()).map_err(|_| gone())?;
-        }
-        let (mut unknown, mut failure) = (None, None);
-        for _ in &self.commands {
-            match self.answers.recv().map_err(|_| gone())? {
-                (_, Ok(Answer::Done)) => {}
-                (_, Ok(Answer::Unknown { schema, name })) => unknown = Some((schema, name)),
-                (number, Err(e)) => {
-                    failure.get_or_insert_with(|| blame(&self.names[number], e));
-                }
-            }
-        }
-        failure.map_or(Ok(unknown), Err)
-    }
-
-    /// After a failure before the decision: whoever can still be reached lets go of its locks at once.
-    fn roll_back(&self, failure: Failure) -> Failure {
-        if let Err(Failure { error, .. }) = self.all(&Command::Rollback) {
-            log::debug!("group: {error:#}");
-        }
-        failure
-    }
-}
-
-struct Walk<'a> {
-    control: &'a mut Control,
-    crew: Crew,
-    reporters: Vec<&'a mut Reporter>,
-    position: Position,
-    batch: i64,
-    /// The captured tables; `None` when some member does not know them all.
-    known: Option<Vec<CapturedTable>>,
-}
-
-impl Walk<'_> {
-    fn on(&mut self, context: &Context, target: Option<&Target>) -> std::result::Result<Reached, Failure> {
-        let timer = context.config.agent.timer;
-        let names: Vec<&str> = self.crew.names.iter().map(String::as_str).collect();
-        let feed = Feed::start(context, &names, self.position.clone(), target.cloned())?;
-        let mut looked = Instant::now();
-        let mut open = false;
-        let mut batches = 0;
-        loop {
-            let timeout =
-                self.reporters.iter().filter_map(|r| r.due()).min().map_or(timer, |due| due.min(timer));
-            match feed.next(timeout).map_err(|e| self.crew.roll_back(e.into()))? {
-                Some(Item::Window(window)) => {
-                    open = true;
-                    let end = window.end.clone();
-                    let apply = Command::Apply(window);
-                    if let Some(unknown) = self.crew.all(&apply).map_err(|f| self.crew.roll_back(f))? {
-                        self.crew.all(&Command::Rollback)?;
-                        return Ok(Reached::NewTables(Some(unknown)));
-                    }
-                    if let Some(end) = end {
-                        open = false;
-                        self.commit(end.position)?;
-                        for reporter in &mut self.reporters {
-                            reporter.moved(self.control, &self.position, end.more)?;
-                        }
-                        batches += 1;
-                        if context.careful && batches >= CAREFUL_BATCHES {
-                            return Ok(Reached::Passed);
-                        }
-                    }
-                }
-                Some(Item::Level) => {
-                    for reporter in &mut self.reporters {
-                        reporter.level(self.control)?;
-                    }
-                    if context.careful {
-                        return Ok(Reached::Passed);
-                    }
-                }
-                Some(Item::Target) => return Ok(Reached::Target),
-                None => {}
-            }
-            for reporter in &mut self.reporters {
-                reporter.tick(self.control)?;
-            }
-            if !open && looked.elapsed() >= timer {
-                looked = Instant::now();
-                let sequences = self.control.sequences()?;
-                self.crew.all(&Command::Sequences(sequences.into()))?;
-                if self.known != Some(self.control.captured()?) {
-                    return Ok(Reached::NewTables(None));
-                }
-            }
-        }
-    }
-
-    fn commit(&mut self, position: Position) -> std::result::Result<(), Failure> {
-        let batch = self.batch + 1;
-        self.crew.all(&Command::Prepare(position.clone(), batch)).map_err(|f| self.crew.roll_back(f))?;
-        // If this fails nobody knows whether it was decided: all stay prepared until recovery has looked.
-        self.control.decide(batch)?;
-        failpoint::hit("group.after_decision");
-        self.crew.all(&Command::Commit)?;
-        self.control.forget_decisions()?;
-        (self.position, self.batch) = (position, batch);
-        Ok(())
-    }
-}
-
-/// A slave's thread.
-fn work(
-    session: &mut SlaveSession,
-    number: usize,
-    commands: &Receiver<Command>,
-    answers: &Sender<(usize, Result<Answer>)>,
-    stop: &Stop,
-) {
-    for command in commands {
-        let answer = guarded(|| obey(session, command, stop));
-        if answers.send((number, answer)).is_err() {
-            return;
-        }
-    }
-}
-
-fn obey(session: &mut SlaveSession, command: Command, stop: &Stop) -> Result<Answer> {
-    match command {
-        Command::Apply(window) => {
-            if let Applied::UnknownTable { schema, name } = session.apply(&window, stop)? {
-                return Ok(Answer::Unknown { schema, name });
-            }
-        }
-        Command::Prepare(position, batch) => session.prepare(&position, batch)?,
-        Command::Commit => {
-            let conflicts = session.commit()?;
-            failpoint::hit("group.after_first_commit");
-            log::debug!("slave \"{}\": batch {}, {conflicts} conflicts", session.name, session.batch);
-        }
-        Command::Rollback => session.rollback()?,
-        Command::Sequences(all) => {
-            session.ping()?;
-            session.catch_up_sequences(&all)?;
-        }
-    }
-    Ok(Answer::Done)
-}
-
-fn blame(slave: &str, error: Error) -> Failure {
-    Failure { slave: Some(slave.to_owned()), error }
 }

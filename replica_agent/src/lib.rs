@@ -55,6 +55,7 @@ pub mod hub;
 pub mod feed;
 mod twice;
 pub mod member;
+mod lives;
 pub mod follow;
 pub mod group;
 pub mod pipeline;

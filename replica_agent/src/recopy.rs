@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::copy::{CapturedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
-use crate::follow::report_last;
+use crate::lives::report_last;
 use crate::member::Member;
 use crate::pipe::Pipe;
 use crate::quote;
