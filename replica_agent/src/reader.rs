@@ -30,10 +30,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::types::ToSql;
-use postgres::{Row, Statement};
+use postgres::Statement;
 
-use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
 use crate::large::{Large, Log};
 use crate::pipe::Pipe;
@@ -42,20 +40,20 @@ use crate::rest::Probe;
 use crate::sequences::{Moved, Names};
 use crate::session::Session;
 use crate::settling::Settling;
-use ahead::{Ahead, Amounts, Stock};
+use ahead::Ahead;
+use heads::cut;
 use runs::runs;
 use stream::Parts;
 
 mod ahead;
+mod heads;
+mod query;
 mod runs;
 mod stream;
 
 /// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
 /// bytes, so their number follows what the batch before could take.
 const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
-/// As many as a reader in step looks for, whatever they take together.
-const FEW_TRANSACTIONS: i64 = 100;
-
 /// Of whom a change is.
 #[derive(Debug)]
 pub struct Transaction {
@@ -156,22 +154,6 @@ struct Sequences {
     names: Names,
     /// What was told with reads that found nothing.
     told: Vec<Moved>,
-}
-
-/// A transaction as its final chunk tells.
-struct Head {
-    transaction: Arc<Transaction>,
-    changes: usize,
-    chunks: i32,
-    durable: bool,
-    /// Where there is only this one chunk.
-    payload: Option<Vec<u8>>,
-}
-
-impl Head {
-    fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(self.chunks as usize * 7900, Vec::len)
-    }
 }
 
 impl Reader {
@@ -302,184 +284,6 @@ impl Reader {
         self.armed = probe.armed;
         Ok(probe)
     }
-
-    /// Reads, perhaps when it has dozed.
-    fn query_log(
-        &mut self,
-        position: &Position,
-        target: Option<&Target>,
-        doze: Option<Duration>,
-    ) -> Result<Stock> {
-        // Who was notified finds something, and so has woken: both are said at once with the reading.
-        let woken = self.armed && std::mem::take(&mut self.notified);
-        let few = target.is_none() && self.is_still(position);
-        let amounts = Amounts::of(&self.client, target);
-        let asked = if few { FEW_TRANSACTIONS } else { amounts.transactions(self.transactions_max) };
-        let (statement, params) = match few {
-            true => (&self.on, self.params_on(position, asked, woken, amounts)),
-            false => (&self.log, self.params(position, target, asked, woken, amounts)),
-        };
-        let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param as _).collect();
-        let (state, rows) =
-            self.client.query_after(&self.doze, doze, statement, &params).map_err(read_failed)?;
-        let mut dozed = Duration::ZERO;
-        if let Some((state, since)) = state {
-            self.settling.look(state.get(0))?;
-            dozed = since;
-        }
-        let still = self.settling.rank_of_all();
-        // What was settled before the snapshot was taken; a target's may be older than that.
-        let settled = if target.is_some() { position.settled } else { self.settling.rank() };
-        let (snapshot, heads) = self.found(&rows, woken)?;
-        if target.is_none() {
-            self.note_still(still, position, &snapshot, &heads);
-        }
-        let stock = Stock {
-            at: position.clone(),
-            snapshot,
-            settled,
-            dozed,
-            flushed: amounts.is_far(),
-            heads,
-            more: false,
-        };
-        Ok(self.limit(stock, asked, amounts))
-    }
-
-    /// Snapshot and transactions of an answer.
-    fn found(&mut self, rows: &[Row], woken: bool) -> Result<(Snapshot, Vec<Head>)> {
-        let (first, rows) = rows
-            .split_first()
-            .ok_or_else(|| Error::new(Kind::Log, "the master gave no snapshot with the log"))?;
-        self.confirmed(first, woken)?;
-        if let Some(state) = first.get("state") {
-            self.settling.look(state)?;
-        }
-        if let Some(moved) = first.get::<_, Option<Vec<i64>>>("sequences") {
-            self.sequences.all = false;
-            if !moved.is_empty() {
-                let moved = self.sequences.names.resolve(&mut self.client, &moved)?;
-                self.sequences.told.extend_from_slice(&moved);
-            }
-        }
-        let mut heads: Vec<Head> = rows.iter().map(head).collect::<Result<_>>()?;
-        heads.sort_by_key(|head| head.transaction.rank);
-        Ok((first.get::<_, &str>("snapshot").parse()?, heads))
-    }
-
-    /// That of `read_on.sql`.
-    fn params_on(&self, position: &Position, transactions: i64, woken: bool, amounts: Amounts) -> Vec<Owned> {
-        vec![
-            Owned::Int8(position.rank),
-            Owned::Int8(transactions),
-            Owned::Text(Some(self.agent.clone())),
-            Owned::Texts(self.slaves.clone()),
-            Owned::Bool(Some(woken)),
-            Owned::Bool(self.sequences.wanted.then_some(self.sequences.all)),
-            Owned::Bool(Some(amounts.is_far())),
-        ]
-    }
-
-    /// That of `read_log.sql`.
-    fn params(
-        &self,
-        position: &Position,
-        target: Option<&Target>,
-        transactions: i64,
-        woken: bool,
-        amounts: Amounts,
-    ) -> Vec<Owned> {
-        let number = |n: usize| Owned::Int8(i64::try_from(n).unwrap_or(i64::MAX));
-        let Limits { rows, bytes } = amounts.limits(self.limits);
-        vec![
-            Owned::Int8(position.rank),
-            Owned::Text(Some(position.snapshot.to_string())),
-            Owned::Int8(position.settled),
-            Owned::Int8(transactions),
-            number(rows),
-            number(bytes),
-            target.map_or(Owned::Text(None), |target| Owned::Int8(target.rank)),
-            Owned::Text(target.map(|target| target.snapshot.to_string())),
-            Owned::Text(Some(self.agent.clone())),
-            Owned::Texts(self.slaves.clone()),
-            Owned::Bool(Some(woken)),
-            Owned::Bool(self.sequences.wanted.then_some(self.sequences.all)),
-            Owned::Bool(Some(amounts.is_far())),
-        ]
-    }
-
-    /// Of a snapshot in whose statement these were found.
-    fn note_still(&mut self, still: Rank, position: &Position, snapshot: &Snapshot, heads: &[Head]) {
-        // Where nothing was found nothing has been committed in between.
-        let since = if heads.is_empty() { &position.snapshot } else { snapshot };
-        self.still = (still, since.clone());
-    }
-
-    /// In step, and nothing comes late: all with a rank up to the position's had ended before its snapshot was taken.
-    fn is_still(&self, position: &Position) -> bool {
-        let (rank, snapshot) = &self.still;
-        !self.more && position.rank <= *rank && position.snapshot.includes(snapshot)
-    }
-
-    /// Makes sure that rotation has not emptied what we were about to read, and that a crash of the master cannot
-    /// undo what we are about to hand on. Has to come after reading.
-    fn confirm(&mut self, flush: bool, woken: bool) -> Result<()> {
-        let row = self
-            .client
-            .query_one(&self.confirm, &[&self.agent, &self.slaves, &flush, &woken])
-            .map_err(|e| Error::from_pg("could not confirm what was read from the log", e))?;
-        self.confirmed(&row, woken)
-    }
-
-    fn confirmed(&mut self, row: &Row, woken: bool) -> Result<()> {
-        self.armed &= !woken;
-        if row.get::<_, bool>("given_up") || row.get::<_, i64>("known") != self.slaves.len() as i64 {
-            return Err(Error::given_up(&format!("slaves {}", self.slaves.join(", "))));
-        }
-        Ok(())
-    }
-}
-
-/// How many of these, which are in rank order, are a batch: the late ones in full, then newer ones within the limits.
-fn cut(heads: &[Head], rank: Rank, limits: Limits) -> usize {
-    let late = heads.partition_point(|head| head.transaction.rank <= rank);
-    let newer = heads.len() - late;
-    let (mut changes, mut bytes) = (0, 0);
-    let fits = heads[late..]
-        .iter()
-        .take_while(|head| {
-            changes += head.changes;
-            bytes += head.bytes();
-            changes <= limits.rows && bytes <= limits.bytes
-        })
-        .count();
-    // A transaction beyond the limits is a batch of its own, unless late ones came first.
-    late + if fits == 0 && late == 0 { newer.min(1) } else { fits }
-}
-
-fn head(row: &Row) -> Result<Head> {
-    let xid: &str = row.get("xid");
-    let chunks = row.get("chunks");
-    let payload: Option<Vec<u8>> = row.get("payload");
-    if chunks < 1 || payload.is_some() != (chunks == 1) {
-        return Err(Error::new(Kind::Log, format!("malformed log: final chunk counts {chunks} chunks"))
-            .detail(format!("Transaction {xid}.")));
-    }
-    Ok(Head {
-        transaction: Arc::new(Transaction {
-            rank: row.get("rank"),
-            xid: xid
-                .parse()
-                .map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
-            ts: row.get("ts"),
-            origin: row.get("origin"),
-            username: row.get("username"),
-        }),
-        changes: usize::try_from(row.get::<_, i32>("changes")).unwrap_or(0),
-        chunks,
-        durable: !row.get::<_, bool>("async"),
-        payload,
-    })
 }
 
 /// The log tables have no statistics. With these the plans are index scans in index order, always.
@@ -499,63 +303,4 @@ pub fn incomplete(transaction: &Transaction) -> Error {
 
 pub fn read_failed(e: postgres::Error) -> Error {
     Error::from_pg("could not read the log of the master", e)
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits { rows: 10, bytes: 1000 };
-
-    pub(super) fn head(rank: Rank, xid: Xid, changes: usize, origin: Option<&str>) -> Head {
-        Head {
-            transaction: Arc::new(Transaction {
-                rank,
-                xid,
-                ts: String::new(),
-                origin: origin.map(str::to_owned),
-                username: None,
-            }),
-            changes,
-            chunks: 1,
-            durable: true,
-            payload: Some(vec![0; changes * 10]),
-        }
-    }
-
-    /// Ranks of the batch that is cut from transactions given as (rank, changes), and whether more is there.
-    fn check(position: Rank, transactions: &[(Rank, usize)], expected: &[Rank], more: bool) {
-        let mut transactions = transactions.to_vec();
-        transactions.sort_unstable();
-        let heads: Vec<Head> =
-            transactions.iter().map(|&(rank, changes)| head(rank, 1, changes, None)).collect();
-        let taken = cut(&heads, position, LIMITS);
-        let newer = heads.partition_point(|head| head.transaction.rank <= position);
-        let cut_more = taken < heads.len() || ahead::is_full(&heads[newer..], LIMITS, 1000);
-        let ranks: Vec<Rank> = heads[..taken].iter().map(|head| head.transaction.rank).collect();
-        assert_eq!((&ranks[..], cut_more), (expected, more));
-    }
-
-    #[test]
-    fn batches_are_cut_between_transactions() {
-        check(0, &[], &[], false);
-        check(0, &[(1, 4), (2, 5)], &[1, 2], false);
-        check(0, &[(1, 4), (2, 6)], &[1, 2], true);
-        check(0, &[(1, 4), (2, 6), (3, 1)], &[1, 2], true);
-        check(0, &[(2, 5), (1, 4)], &[1, 2], false);
-    }
-
-    #[test]
-    fn a_large_transaction_is_a_batch_of_its_own() {
-        check(0, &[(1, 50), (2, 1)], &[1], true);
-        check(0, &[(1, 1), (2, 50), (3, 1)], &[1], true);
-        check(0, &[(1, 50)], &[1], true);
-    }
-
-    #[test]
-    fn late_ones_come_first_and_in_full() {
-        check(10, &[(11, 1), (3, 50), (7, 50)], &[3, 7, 11], false);
-        check(10, &[(11, 50), (7, 1)], &[7], true);
-        check(10, &[(10, 50), (9, 50)], &[9, 10], false);
-    }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use postgres::{Row, Statement};
 
-use super::{cut, read_failed, Head, Limits, Reader};
+use super::heads::{cut, is_full, Head};
+use super::{read_failed, Limits, Reader};
 use crate::bind::Owned;
 use crate::error::Result;
 use crate::pipe::{Asked, Pipe};
@@ -220,11 +221,4 @@ impl Reader {
             self.ahead.stocks.push_front(rest);
         }
     }
-}
-
-/// May more be there than these newer ones, which a statement found that was asked for so much?
-pub(super) fn is_full(newer: &[Head], asked: Limits, transactions: i64) -> bool {
-    let changes: usize = newer.iter().map(|head| head.changes).sum();
-    let bytes: usize = newer.iter().map(Head::bytes).sum();
-    changes >= asked.rows || bytes >= asked.bytes || newer.len() as i64 == transactions
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{End, Head};
+use super::heads::Head;
+use super::End;
 use crate::position::{Position, Rank, Xid};
 use crate::sequences::Moved;
 
@@ -59,7 +60,7 @@ pub(super) fn runs(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::head;
+    use super::super::heads::tests::head;
     use super::*;
 
     #[test]
