@@ -1,4 +1,4 @@
-//! Capture: from a trigger call to messages in the transaction's buffer, and from there to the log.
+//! Capture: from a trigger call to messages in the transaction's buffer; `flush` writes them to the log.
 //!
 //! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a
 //! NOTIFY where somebody sleeps, a latch set where somebody dozes.
@@ -12,22 +12,18 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
 
-use crate::buffer::{pieces, Buffer, Chunk, KeyChange, Place, Spot, CHUNK_BYTES};
+use crate::buffer::{Buffer, KeyChange, Place, Spot};
 use crate::captured::Captured;
 use crate::encode;
-use crate::pg::heap::{self, ChunkRow, LogTables, Writer};
-use crate::pg::latch;
-use crate::pg::lock;
+use crate::pg::heap::LogTables;
 use crate::pg::relation;
 use crate::pg::session::{self, Pinned, Setting};
 use crate::pg::trigger::{Call, Event};
 use crate::pg::tuple::Row;
 use crate::pg::xact;
-use crate::{error, guc, origin};
+use crate::{error, guc};
 
-/// How long a session goes on with a chunk table, in microseconds: to look is a tenth of what capture costs a small
-/// transaction, and who never looked would keep rotation from coming round.
-const CURRENT_FOR: i64 = 1_000_000;
+mod flush;
 
 thread_local! {
     // Never dropped: at the exit of the backend PostgreSQL has taken down what the caches refer to.
@@ -357,143 +353,6 @@ impl Capture {
         match self.buffer.wants_spill(limit) {
             true => self.spill(),
             false => self.buffer.make_room(limit),
-        }
-    }
-
-    /// Writes what there is as chunks that are not the transaction's last.
-    fn spill(&mut self) {
-        let mut log = self.open_log(true, self.buffer.chunks_to_spill());
-        self.truncate = None;
-        let written = self.buffer.spill(session::trigger_depth(), |chunk| {
-            log.write(chunk, None);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = written;
-    }
-
-    fn finish(&mut self, notify: bool) {
-        if self.buffer.is_lost() {
-            error::lost_at_release();
-        }
-        if self.buffer.is_empty() {
-            return;
-        }
-        self.truncate = None;
-        // A transaction of one chunk is looked for by its rank, for as long as a commit takes; a prepared one takes
-        // longer, so it has several and is found by its xid.
-        let prepares = !notify;
-        if prepares {
-            self.spill();
-        }
-        let totals = self.buffer.totals_at_end();
-        if totals.rows == 0 {
-            self.buffer.clear();
-            return;
-        }
-        let mut log = self.open_log(totals.rows > 1, totals.rows - self.buffer.totals.rows);
-        let written = self.buffer.finish(|chunk, last| {
-            log.write(chunk, last.then_some((totals.changes, totals.rows)));
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = written;
-        // Only after the chunk table was locked and the id drawn: `wake` counts on that order.
-        if let Some(log) = self.log.filter(|log| notify && lock::anybody_rests(log.ids)) {
-            self.wake(&log);
-        }
-    }
-
-    fn wake(&mut self, log: &LogTables) {
-        latch::set_at_end(lock::dozers(log.ids).iter().map(|dozer| dozer.backend));
-        if !lock::anybody_sleeps(log.ids) {
-            return;
-        }
-        let sleep = log.last_sleep();
-        if self.notified != sleep {
-            session::notify_agents();
-            self.notifies = sleep;
-        }
-    }
-
-    /// Name of the current role; None when it was dropped in this transaction.
-    fn role_name(&mut self) -> Option<Rc<[u8]>> {
-        let current = session::role();
-        match &self.role {
-            Some((role, name)) if *role == current => name.clone(),
-            _ => self.role.insert((current, session::role_name(current).map(Rc::from))).1.clone(),
-        }
-    }
-
-    /// To write about so many chunks; `several`: the transaction has more than one.
-    fn open_log(&mut self, several: bool, chunks: u64) -> OpenLog {
-        if xact::any_stale() {
-            self.drop_stale();
-        }
-        let Some(log) = self.log.or_else(LogTables::find) else { error::no_log() };
-        self.log = Some(log);
-        // All chunks of a transaction are in one table: rotation counts on it.
-        let ts = heap::now();
-        let table = *self.table.get_or_insert_with(|| match self.current {
-            // Rotation does not mind: it empties no table that has a row or a writer.
-            Some((table, looked)) if (0..CURRENT_FOR).contains(&(ts - looked)) => table,
-            _ => self.current.insert((log.current(), ts)).0,
-        });
-        OpenLog {
-            ids: log.ids,
-            writer: Writer::open(
-                log.tables[table],
-                log.ids,
-                several,
-                u32::try_from(chunks).unwrap_or(u32::MAX),
-            ),
-            ts,
-            asynchronous: session::commits_asynchronously(),
-            origin: origin::of_session(),
-            username: self.role_name(),
-        }
-    }
-}
-
-/// The log, open for writing chunks of the current transaction.
-struct OpenLog {
-    ids: Oid,
-    writer: Writer,
-    ts: i64,
-    asynchronous: bool,
-    origin: Option<Vec<u8>>,
-    username: Option<Rc<[u8]>>,
-}
-
-impl OpenLog {
-    /// Writes a chunk; the last one tells changes and rows of the transaction.
-    fn write(&mut self, chunk: Chunk, totals: Option<(u64, u64)>) {
-        let count = pieces(chunk.payload);
-        let mut rest = chunk.payload;
-        for no in 0..count {
-            let (payload, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
-            rest = after;
-            let last = no + 1 == count;
-            let totals = totals.filter(|_| last);
-            if totals.is_none() {
-                lock::has_chunks(self.ids);
-            }
-            let (changes, chunks) = totals.unwrap_or_default();
-            self.writer.write(&ChunkRow {
-                ts: self.ts,
-                seq: chunk.seq,
-                changes: i32::try_from(changes).unwrap_or(i32::MAX),
-                chunks: i32::try_from(chunks).unwrap_or(i32::MAX),
-                piece: match (no, last) {
-                    (0, true) => 0,
-                    (0, false) => 1,
-                    (_, false) => 2,
-                    (_, true) => 3,
-                },
-                last: totals.is_some(),
-                asynchronous: self.asynchronous,
-                origin: self.origin.as_deref(),
-                username: self.username.as_deref(),
-                payload,
-            });
         }
     }
 }
