@@ -186,10 +186,8 @@ impl Pipe {
         }
         let client = Arc::clone(&self.client);
         let statement = statement.clone();
-        self.line.send(Box::pin(async move {
-            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
-            client.execute(&statement, &params).await
-        }));
+        // Given away, the values are gone when they are sent, and not when the answer comes.
+        self.line.send(Box::pin(async move { client.execute_raw(&statement, params).await }));
     }
 
     /// Sends a query. Whether it has gone well shows as with any other statement.
