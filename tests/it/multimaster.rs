@@ -137,6 +137,20 @@ fn a_change_goes_down_a_chain_of_four_and_never_back() {
     nodes.assert_no_conflicts();
 }
 
+/// What comes without an origin would go back.
+#[test]
+fn a_node_that_has_lost_its_name_is_not_written_to() {
+    let mut nodes = Nodes::new("a>b", TABLE).forwarding("b");
+    nodes.settle();
+    nodes.start();
+    nodes.db('a').run("insert into t values (1)");
+    nodes.settle();
+    nodes.db('b').run("delete from pyreplica.node");
+    nodes.db('a').run("insert into t values (2)");
+    nodes.wait_for_value('a', "select state from pyreplica.slave", "error");
+    assert_eq!(nodes.db('b').rows("select id from t"), ["1"]);
+}
+
 /// Transactions are joined to batches, of which each change keeps its own origin.
 #[test]
 fn a_node_that_forwards_keeps_origins_apart() {

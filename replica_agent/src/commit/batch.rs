@@ -71,7 +71,8 @@ impl SlaveSession {
         Ok(())
     }
 
-    /// What begins a transaction of the stream. At a node it fails unless that forwards, or does not, as it did last.
+    /// What begins a transaction of the stream. At a node it fails unless that is the one it was, and forwards, or does not,
+    /// as it did last; SQL has no other way to raise an error than a cast that fails.
     pub(super) fn send_begin(&mut self, origin: Option<&str>) -> Result<()> {
         let mut begin = "begin read write".to_owned();
         if let (Some(node), Some(forwards)) = (self.route.slave(), self.forwards) {
@@ -85,8 +86,8 @@ impl SlaveSession {
             begin += &format!(
                 "; select pg_advisory_xact_lock_shared(1887007333, 1); \
                  select case when n.id = {} and n.forwards = {forwards} then {set} \
-                             else cast(n.id || ' is not the node that PyReplica expects, which now looks again' as int)::text \
-                        end from pyreplica.node n",
+                             else cast(concat(n.id, ' is not the node that PyReplica expects, which now looks again') as int)::text \
+                        end from (select) one left join pyreplica.node n on true",
                 quote::literal(node)
             );
             self.hold_origin(origin, forwards);
