@@ -1,6 +1,6 @@
 -- Moves the sequences $1 (oids) forward to the values $2, used or not ($3). None is moved back; but on a circle (CYCLE)
 -- nothing is ahead, so there the master is followed. A sequence of which no value was used yet shows where it stands
--- only to who reads it by its name, which query_to_xml does.
+-- only to who reads it by its name, which ts_stat does: like query_to_xml it runs a text, but every server has it.
 -- The master's count from $4 in steps of $5. One that counts between these is left alone; and one that counts otherwise
 -- goes to the last of its own values that is not beyond the master's, so what it gives next is.
 select pg_catalog.setval(s.seqrelid::regclass, m.value, m.called)
@@ -21,9 +21,9 @@ select pg_catalog.setval(s.seqrelid::regclass, m.value, m.called)
                          when s.seqincrement > 0 then (l.value, l.called) < (m.value, m.called)
                          else l.value > m.value or l.value = m.value and l.called < m.called end
                from (select coalesce(u.used,
-                                     substring(query_to_xml(format('select last_value from %s', s.seqrelid::regclass),
-                                                            true, false, '')::text
-                                               from '<last_value>(-?[0-9]+)</last_value>')::bigint) as value,
+                                     (select word::bigint
+                                        from ts_stat(format('select pg_catalog.array_to_tsvector(array[last_value::text]) from %s',
+                                                            s.seqrelid::regclass)))) as value,
                             u.used is not null as called
                        from (select pg_sequence_last_value(s.seqrelid) as used offset 0) u) l)
        end
