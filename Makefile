@@ -1,6 +1,6 @@
 # The few commands everybody uses; CI calls the same ones.
 #
-# PG_CONFIG   of the PostgreSQL to build for (default: Debian's PostgreSQL 15)
+# PG_CONFIG   of the PostgreSQL to build for, 15 to 18 (default: Debian's 15)
 # PREFIX      where `make install` puts the agent (default: /usr/local)
 # TEST        run only the server tests whose names contain this
 # SLAVE       with slaves of another major version: 16, 17 or 18; with TEST

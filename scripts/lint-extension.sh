@@ -3,7 +3,9 @@
 set -eu
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 if [ -e "$("$pg_config" --includedir-server 2>/dev/null)/postgres.h" ] && [ -x "$("$pg_config" --bindir)/postgres" ]; then
-    "$(dirname "$0")"/with-postgres.sh cargo clippy -p pyreplica --all-targets --features pg_test -- -D warnings
+    # shellcheck disable=SC2016  # the inner shell expands
+    "$(dirname "$0")"/with-postgres.sh sh -c '
+        exec cargo clippy -p pyreplica --all-targets --no-default-features --features "pg$PG_MAJOR pg_test" -- -D warnings'
 else
     echo "no PostgreSQL server headers here: the extension was not linted (make deps installs them)"
 fi

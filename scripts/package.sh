@@ -11,7 +11,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 PGRX_HOME=$target/pgrx-release
 export PGRX_HOME
 mkdir -p "$PGRX_HOME"
-wanted="pg15 = \"$pg_config\""
+major=$(scripts/pg-major.sh "$pg_config")
+wanted="pg$major = \"$pg_config\""
 grep -qsF "$wanted" "$PGRX_HOME/config.toml" || printf '[configs]\n%s\n' "$wanted" >"$PGRX_HOME/config.toml"
 
 tree=$target/package/tree
@@ -24,7 +25,6 @@ cp "$target/release/replica_agent" "$tree/replica_agent"
 [ "${2:-}" != tree ] || exit 0
 
 version=$(cargo pkgid -p replica_agent | sed 's/.*[#@]//')
-major=$("$pg_config" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 root=$target/package/root
 mkdir -p "$root/usr/local/bin" "$root/usr/local/share/doc/pyreplica"
 mkdir -p "$root/usr/local/share/man/man8" "$root/usr/local/lib/systemd/system"

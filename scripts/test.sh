@@ -16,10 +16,10 @@ if [ "$(id -u)" = 0 ]; then
     pgdata=$(mktemp -d)
     trap 'rm -rf "$pgdata"' EXIT
     chown "$user" "$pgdata"
-    cargo pgrx test pg15 -p pyreplica --runas "$user" --pgdata "$pgdata/data"
+    cargo pgrx test "pg$PG_MAJOR" -p pyreplica --runas "$user" --pgdata "$pgdata/data"
     rm -rf "$pgdata"
 else
-    cargo pgrx test pg15 -p pyreplica
+    cargo pgrx test "pg$PG_MAJOR" -p pyreplica
 fi
 
 unset RUST_TEST_THREADS

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs a command with a private copy of PostgreSQL, so that no test build ever reaches an installed server.
 #   with-postgres.sh COMMAND...
-# PG_CONFIG, PGRX_HOME and PATH name the copy for the command. PostgreSQL finds its files relative to its programs,
+# PG_CONFIG, PGRX_HOME and PATH name the copy for the command, PG_MAJOR its major version. PostgreSQL finds its files relative to its programs,
 # so a copy works anywhere. It is removed afterwards.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,6 +14,7 @@ exec 9>"$target/postgres.lock"
 flock 9
 
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+PG_MAJOR=$(scripts/pg-major.sh "$pg_config")
 bin=$("$pg_config" --bindir)
 lib=$("$pg_config" --pkglibdir)
 share=$("$pg_config" --sharedir)
@@ -53,8 +54,8 @@ bin=$copy/${bin#"$prefix"/}
 PG_CONFIG=$bin/pg_config
 PATH=$bin:$PATH
 PGRX_HOME=$target/pgrx
-export PG_CONFIG PATH PGRX_HOME
-wanted="pg15 = \"$PG_CONFIG\""
+export PG_CONFIG PG_MAJOR PATH PGRX_HOME
+wanted="pg$PG_MAJOR = \"$PG_CONFIG\""
 if ! grep -qsF "$wanted" "$PGRX_HOME/config.toml"; then
     mkdir -p "$PGRX_HOME"
     printf '[configs]\n%s\n' "$wanted" >"$PGRX_HOME/config.toml"

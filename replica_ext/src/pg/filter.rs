@@ -10,6 +10,7 @@ use std::ptr;
 use pgrx::pg_sys::{self, Datum, Node, Oid};
 use pgrx::{pg_extern, pg_guard, PgSqlErrorCode};
 
+use super::version;
 use crate::error;
 
 /// Numbers of the relations in an expression: PostgreSQL's own in a trigger, and one for the plain row. `expression`
@@ -198,8 +199,7 @@ fn call(function: Oid) -> *mut Node {
 /// Called with a node of an expression.
 #[pg_guard]
 unsafe extern "C-unwind" fn to_null(node: *mut Node, number: *mut core::ffi::c_void) -> *mut Node {
-    type Mutator = unsafe extern "C-unwind" fn() -> *mut Node;
-    // SAFETY: node tags tell the types. PostgreSQL declares mutators without arguments and calls them with these two.
+    // SAFETY: node tags tell the types.
     unsafe {
         if !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_Var {
             let var = &*node.cast::<pg_sys::Var>();
@@ -207,10 +207,7 @@ unsafe extern "C-unwind" fn to_null(node: *mut Node, number: *mut core::ffi::c_v
                 return pg_sys::makeNullConst(var.vartype, var.vartypmod, var.varcollid).cast();
             }
         }
-        let mutator: Mutator = std::mem::transmute(
-            to_null as unsafe extern "C-unwind" fn(*mut Node, *mut core::ffi::c_void) -> *mut Node,
-        );
-        pg_sys::expression_tree_mutator(node, Some(mutator), number)
+        version::mutate_tree(node, to_null, number)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use pgrx::pg_sys::{self, Oid, LOCKTAG};
 
 use super::heap::{LogTable, LogTables};
-use super::unguarded;
+use super::{unguarded, version};
 
 /// A transaction as the lock table names it.
 #[derive(Clone, Copy)]
@@ -106,7 +106,7 @@ pub fn sleep(ids: Oid) {
         let tag = mark.tag(ids);
         // SAFETY: a session lock, held once; nobody holds a mode that conflicts.
         unsafe {
-            if !pg_sys::LockHeldByMe(&tag, SLEEP_MODE) {
+            if !version::holds_lock(&tag, SLEEP_MODE) {
                 pg_sys::LockAcquire(&tag, SLEEP_MODE, true, false);
             }
         }
@@ -118,7 +118,7 @@ pub fn wake(ids: Oid) -> bool {
     let release = |mark: Mark| {
         let tag = mark.tag(ids);
         // SAFETY: releases what this session holds.
-        unsafe { pg_sys::LockHeldByMe(&tag, SLEEP_MODE) && pg_sys::LockRelease(&tag, SLEEP_MODE, true) }
+        unsafe { version::holds_lock(&tag, SLEEP_MODE) && pg_sys::LockRelease(&tag, SLEEP_MODE, true) }
     };
     release(Mark::Rest) & release(Mark::Sleep)
 }
@@ -162,7 +162,7 @@ fn conflicts(tag: &LOCKTAG, mode: i32) -> Vec<Holder> {
     unsafe {
         let found = pg_sys::GetLockConflicts(tag, mode, &mut count);
         let holder = |x: &pg_sys::VirtualTransactionId| Holder {
-            backend: x.backendId,
+            backend: version::backend_of(x),
             number: x.localTransactionId,
             has_chunks: false,
         };

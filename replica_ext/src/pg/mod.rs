@@ -20,6 +20,7 @@ pub mod statements;
 pub mod trigger;
 pub mod tuple;
 pub mod types;
+mod version;
 pub mod when;
 mod whole;
 pub mod xact;
@@ -66,8 +67,9 @@ mod undeclared {
             pub fn Async_Notify(channel: *const core::ffi::c_char, payload: *const core::ffi::c_char);
             /// catalog/partition.h
             pub fn get_partition_ancestors(relid: Oid) -> *mut List;
-            /// storage/sinvaladt.h
-            pub fn BackendIdGetProc(backend: core::ffi::c_int) -> *mut PGPROC;
+            /// storage/procarray.h; storage/sinvaladt.h before 17
+            #[cfg_attr(any(feature = "pg15", feature = "pg16"), link_name = "BackendIdGetProc")]
+            pub fn ProcNumberGetProc(backend: core::ffi::c_int) -> *mut PGPROC;
         }
     }
 
@@ -85,7 +87,7 @@ mod undeclared {
     pub fn latch_of(backend: i32) -> Option<*mut Latch> {
         // SAFETY: reads the shared array of backends under its lock; a PGPROC is in shared memory and stays there.
         unsafe {
-            let proc = pg_guard_ffi_boundary(|| c::BackendIdGetProc(backend));
+            let proc = pg_guard_ffi_boundary(|| c::ProcNumberGetProc(backend));
             (!proc.is_null()).then(|| &raw mut (*proc).procLatch)
         }
     }

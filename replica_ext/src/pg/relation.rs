@@ -7,6 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::tuple::{Attribute, Row};
 use super::types::{same_image, wire_type, Encoder};
 use super::undeclared;
+use super::version;
 use super::whole::{self, Form};
 use crate::{encode, error};
 
@@ -172,8 +173,7 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) ->
         };
         description.whole_rows = options.whole_rows;
         let descriptor = (*relation).rd_att;
-        for (attribute, attr) in (*descriptor).attrs.as_slice((*descriptor).natts as usize).iter().enumerate()
-        {
+        for (attribute, attr) in version::attributes(descriptor).iter().enumerate() {
             let align = match attr.attalign as u8 {
                 b'd' => 8,
                 b'i' => 4,
@@ -272,7 +272,7 @@ pub unsafe fn record(
 unsafe fn key_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     // SAFETY: an index named by the relation cache can be opened; its key columns stand in rd_index.
     unsafe {
-        let oid = pg_sys::RelationGetPrimaryKeyIndex(relation);
+        let oid = version::primary_key(relation);
         if oid == pg_sys::InvalidOid {
             return Vec::new();
         }

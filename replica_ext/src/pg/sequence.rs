@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::raw::{self, guarded};
+use super::version::{self, RelFileLocator};
 
 /// The tuple of a sequence (FormData_pg_sequence_data).
 #[repr(C)]
@@ -100,8 +101,8 @@ pub unsafe fn draw_id(oid: Oid) -> i64 {
             raw::XLogBeginInsert();
             raw::XLogRegisterBuffer(0, buffer, pg_sys::REGBUF_WILL_INIT as u8);
             // xl_seq_rec
-            let node = &raw mut (*relation).rd_node;
-            raw::XLogRegisterData(node.cast(), size_of::<pg_sys::RelFileNode>() as i32);
+            let locator = version::locator(relation);
+            raw::XLogRegisterData(locator.cast(), size_of::<RelFileLocator>() as i32);
             raw::XLogRegisterData(item, (*pointer).lp_len() as i32);
             let end = raw::XLogInsert(pg_sys::RmgrIds::RM_SEQ_ID as u8, XLOG_SEQ_LOG);
             *lsn = pg_sys::PageXLogRecPtr { xlogid: (end >> 32) as u32, xrecoff: end as u32 };

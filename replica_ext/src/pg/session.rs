@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{pg_sys, GucSetting};
 
-use super::{undeclared, unguarded};
+use super::{undeclared, unguarded, version};
 
 /// Name of the channel on which the agent listens.
 const CHANNEL: &CStr = c"replicas";
@@ -39,7 +39,7 @@ pub fn is_agent() -> bool {
     unsafe {
         let slave = pg_sys::get_relname_relid(c"slave".as_ptr(), schema);
         slave != pg_sys::InvalidOid
-            && pg_sys::pg_class_aclcheck(slave, pg_sys::GetUserId(), pg_sys::ACL_INSERT)
+            && pg_sys::pg_class_aclcheck(slave, pg_sys::GetUserId(), version::ACL_INSERT)
                 == pg_sys::AclResult::ACLCHECK_OK
     }
 }
@@ -140,8 +140,7 @@ pub fn wal_end(next: u64, segment_size: u64) -> u64 {
 
 /// Whether the current role owns the relation, or is a member of the role that does.
 pub fn owns_relation(relation: pg_sys::Oid) -> bool {
-    // SAFETY: an oid without a relation is reported as an error, not followed.
-    unsafe { pg_sys::pg_class_ownercheck(relation, pg_sys::GetUserId()) }
+    version::owns_relation(relation, role())
 }
 
 /// Tells all sessions that something about the relation has changed, once this transaction is committed.

@@ -8,6 +8,7 @@ use pgrx::{pg_guard, PgSqlErrorCode};
 use super::relation::{self, Description, Values};
 use super::session;
 use super::tuple::{self, Row};
+use super::version;
 use super::when;
 use crate::{capture, error, guc, origin};
 
@@ -140,7 +141,7 @@ impl Call<'_> {
         // SAFETY: the descriptor is the relation's; the column is text, checked by its type oid.
         unsafe {
             let descriptor = (*self.data.tg_relation).rd_att;
-            let attrs = (*descriptor).attrs.as_slice((*descriptor).natts as usize);
+            let attrs = version::attributes(descriptor);
             let index = attrs.iter().position(|a| pgrx::name_data_to_str(&a.attname) == column)?;
             if attrs[index].atttypid != pg_sys::TEXTOID {
                 return None;

@@ -71,6 +71,7 @@ mod raw {
     unsafe extern "C-unwind" {
         pub fn standard_ExecutorStart(query: *mut QueryDesc, flags: c_int);
         /// nodes/nodeFuncs.h
+        #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
         pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
     }
 }
