@@ -1,8 +1,8 @@
 //! The most memory that the agent takes for what is large: many rows, many savepoints, large rows. Fails when it is more
 //! than it may be.
 //!
-//! Peak RSS (VmHWM) of an agent that was started for it and applies the workload to one slave, to two, and to two that are
-//! as far away as the master: what is under way is kept.
+//! Peak RSS (VmHWM) of an agent that was started for it and applies the workload to one slave, to two, to four, and to two
+//! that are as far away as the master: what is under way is kept.
 //! Words are names of workloads.
 
 use std::time::Duration;
@@ -16,9 +16,10 @@ use pyreplica_tests::proxy::Proxy;
 
 /// A fixed part, and one for each slave, in MiB; nothing for the size of rows and transactions.
 const LIMIT: (u64, u64) = (64, 16);
-const SLAVES: usize = 2;
+const SLAVES: usize = 4;
 /// Slaves, and how far they and the master are.
-const PLACES: [(usize, Duration); 3] = [(1, Duration::ZERO), (2, Duration::ZERO), (SLAVES, FAR)];
+const PLACES: [(usize, Duration); 4] =
+    [(1, Duration::ZERO), (2, Duration::ZERO), (SLAVES, Duration::ZERO), (2, FAR)];
 const FAR: Duration = Duration::from_millis(100);
 const SCHEMA: &str =
     "create table t (id int primary key, v text); alter table t alter v set storage external;

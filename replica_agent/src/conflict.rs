@@ -119,9 +119,9 @@ impl Event<'_> {
                     &self.applied,
                     &transaction.rank,
                     &transaction.xid.to_string(),
-                    &transaction.ts,
-                    &transaction.username,
-                    &transaction.origin,
+                    &&*transaction.ts,
+                    &transaction.username.as_deref(),
+                    &transaction.origin.as_deref(),
                 ],
             )
             .map_err(|e| Error::from_pg("could not record a conflict in pyreplica_agent.conflict", e))?;

@@ -38,8 +38,9 @@ mod tests;
 
 /// Payloads of a window. More would not make the slave's statements cheaper by the row.
 const WINDOW_BYTES: usize = 512 * 1024;
-/// Places of a window (12 bytes each): a narrow row has payloads of a few bytes.
+/// A narrow row has a payload of a few bytes: places of a window (12 bytes each), and rows that it meets.
 const WINDOW_PLACES: usize = 128 * 1024;
+const WINDOW_ROWS: usize = 16 * 1024;
 
 /// What is applied at once: whole chunks.
 #[derive(Debug, Default)]
@@ -54,8 +55,9 @@ pub struct Window {
     pub spent: Spent,
 }
 
-/// What a chunk takes beside its payload: itself, its transaction, the allocator's share.
-const CHUNK_BYTES: usize = 256;
+/// What a chunk takes beside its payload: itself (32), its transaction (96) and the text of its time (48), and what the
+/// allocator adds to the payload.
+const CHUNK_BYTES: usize = 192;
 
 impl Window {
     /// That of all its transactions.
@@ -308,13 +310,16 @@ impl Planner {
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes >= WINDOW_BYTES || self.net.places.len() + 2 * self.net.cells.len() >= WINDOW_PLACES
+        self.bytes >= WINDOW_BYTES
+            || self.net.places.len() + 2 * self.net.cells.len() >= WINDOW_PLACES
+            || self.net.rows() >= WINDOW_ROWS
     }
 
     /// The window, which may be empty if it only ends a batch.
     pub fn finish(&mut self, end: Option<End>) -> Window {
         self.bytes = 0;
-        let chunks = std::mem::take(&mut self.chunks);
-        Window { chunks, plan: std::mem::take(&mut self.net).plan(), end, ..Window::default() }
+        let mut chunks = std::mem::take(&mut self.chunks);
+        chunks.shrink_to_fit();
+        Window { chunks, plan: self.net.take_plan(), end, ..Window::default() }
     }
 }

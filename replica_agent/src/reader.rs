@@ -54,15 +54,15 @@ mod stream;
 /// Transactions that a statement looks at. It has to look at the payloads of all to find those within the limit of
 /// bytes, so their number follows what the batch before could take.
 const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
-/// Of whom a change is.
+/// Of whom a change is. There may be as many in memory as changes, and nearly all have the same names.
 #[derive(Debug)]
 pub struct Transaction {
     pub rank: Rank,
     pub xid: Xid,
     /// Text of a timestamptz, in UTC.
-    pub ts: String,
-    pub origin: Option<String>,
-    pub username: Option<String>,
+    pub ts: Box<str>,
+    pub origin: Option<Arc<str>>,
+    pub username: Option<Arc<str>>,
 }
 
 /// A whole payload.

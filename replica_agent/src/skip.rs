@@ -87,9 +87,9 @@ pub fn record(
                 &statement,
                 &sql,
                 &transaction.rank,
-                &transaction.ts,
-                &transaction.username,
-                &transaction.origin,
+                &&*transaction.ts,
+                &transaction.username.as_deref(),
+                &transaction.origin.as_deref(),
             ],
         )
         .map_err(|e| Error::from_pg(format!("could not record what slave \"{slave}\" sets aside"), e))?;

@@ -44,6 +44,55 @@ fn follows_over_a_distance() {
 }
 
 #[test]
+fn a_far_master_is_not_asked_for_each_batch() {
+    // GIVEN a backlog of 300 batches on a far master
+    let mut trio = setup().far_slaves(Duration::ZERO).far_master(FAR).slaves(1).build();
+    trio.once().expect_code(0);
+    for n in 0..300 {
+        trio.master.run(&format!("insert into u select {n} * 20 + i from generate_series(1, 20) i"));
+    }
+    let questions = |trio: &Trio| trio.proxies[0].as_ref().expect("a far master").questions();
+    let before = questions(&trio);
+    // WHEN it is taken in
+    trio.agent.start();
+    trio.catch_up_and_compare();
+    // THEN there are fewer questions than batches
+    assert!(trio.slaves[0].value("select batch >= 300 from pyreplica_agent.position") == "t");
+    let asked = questions(&trio) - before;
+    assert!(asked < 250, "{asked} questions");
+}
+
+/// A slave, and one that is a node as well.
+#[test]
+fn batches_are_committed_of_which_no_answer_has_arrived() {
+    for is_node in [false, true] {
+        // GIVEN a far slave in step, each transaction a batch, and nothing but them to ask the slave
+        let mut trio = setup().slaves(1).timer_seconds("60").build();
+        if is_node {
+            trio.slaves[0].run("create extension pyreplica");
+        }
+        let write = |trio: &Trio, numbers: std::ops::Range<u32>| {
+            let sql = |n| format!("insert into u select {n} * 20 + i from generate_series(1, 20) i");
+            numbers.for_each(|n| trio.master.run(&sql(n)));
+        };
+        trio.once().expect_code(0);
+        trio.agent.start();
+        write(&trio, 0..3);
+        trio.catch_up();
+        let way = trio.proxies[1].as_ref().expect("a far slave");
+        // WHEN nothing that the slave says arrives
+        way.hold_answers();
+        write(&trio, 3..13);
+        // THEN it has all the same
+        let has_all = || trio.slaves[0].value("select count(*) from u") == "260";
+        wait_for("batches that were sent ahead", || has_all().then_some(()));
+        way.let_answers_go();
+        trio.catch_up_and_compare();
+        trio.assert_nothing_prepared();
+    }
+}
+
+#[test]
 fn connections_break_while_batches_are_under_way() {
     for setup in [setup(), setup().one_phase(), setup().far_slaves(Duration::ZERO).far_master(FAR)] {
         // GIVEN a backlog

@@ -1,13 +1,14 @@
 //! A server that is far away: a TCP port that leads to its socket, with a delay in both directions and no other limit.
 //!
 //! In: a running server and a distance. Out: a port; what is sent there arrives later by the distance, and so do the
-//! answers. `cut` ends all connections at once.
+//! answers. `cut` ends all connections at once, `hold_answers` lets nothing that the server says arrive.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,29 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub struct Proxy {
     port: u16,
     connections: Arc<Mutex<Vec<TcpStream>>>,
+    questions: Arc<Gate>,
+    answers: Arc<Gate>,
+}
+
+/// What comes here goes on as long as it is not held.
+#[derive(Default)]
+struct Gate {
+    passed: AtomicU32,
+    held: Mutex<bool>,
+    moved: Condvar,
+}
+
+impl Gate {
+    fn set(&self, held: bool) {
+        *self.held.lock().expect("a gate") = held;
+        self.moved.notify_all();
+    }
+
+    fn pass(&self) {
+        let held = self.held.lock().expect("a gate");
+        drop(self.moved.wait_while(held, |held| *held).expect("a gate"));
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Proxy {
@@ -27,7 +51,9 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
         let port = listener.local_addr().expect("its number").port();
         let connections = Arc::new(Mutex::new(Vec::new()));
+        let (answers, questions) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
         let (server, accepted) = (server.socket(), connections.clone());
+        let gates = (questions.clone(), answers.clone());
         thread::spawn(move || {
             for near in listener.incoming() {
                 let near = near.expect("a connection");
@@ -36,16 +62,31 @@ impl Proxy {
                 near.set_nodelay(true).expect("no delay but ours");
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a socket");
                 accepted.lock().expect("connections").push(copy(&near));
-                carry(copy(&near), far.try_clone().expect("a socket"), distance);
-                carry(far, near, distance);
+                let to_server = far.try_clone().expect("a socket");
+                carry(copy(&near), to_server, distance, gates.0.clone());
+                carry(far, near, distance, gates.1.clone());
             }
         });
-        Self { port, connections }
+        Self { port, connections, questions, answers }
     }
 
     /// How the agent reaches a database of the server through here.
     pub fn dsn(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname='{database}'", self.port)
+    }
+
+    /// From now on no answer arrives, until `let_answers_go`; what is sent to the server still does.
+    pub fn hold_answers(&self) {
+        self.answers.set(true);
+    }
+
+    pub fn let_answers_go(&self) {
+        self.answers.set(false);
+    }
+
+    /// Pieces that have gone to the server: each question that waited for the answer to the one before is one at least.
+    pub fn questions(&self) -> u32 {
+        self.questions.passed.load(Ordering::Relaxed)
     }
 
     /// Ends all connections; new ones may be made.
@@ -58,7 +99,12 @@ impl Proxy {
 }
 
 /// Carries what comes from one end to the other, each piece at its time.
-fn carry(mut from: impl Read + Send + 'static, to: impl Write + End + Send + 'static, distance: Duration) {
+fn carry(
+    mut from: impl Read + Send + 'static,
+    to: impl Write + End + Send + 'static,
+    distance: Duration,
+    gate: Arc<Gate>,
+) {
     let (sender, pieces) = sync_channel(UNDER_WAY);
     thread::spawn(move || loop {
         let mut piece = vec![0; PIECE_BYTES];
@@ -69,12 +115,13 @@ fn carry(mut from: impl Read + Send + 'static, to: impl Write + End + Send + 'st
             return;
         }
     });
-    thread::spawn(move || deliver(&pieces, to));
+    thread::spawn(move || deliver(&pieces, to, &gate));
 }
 
-fn deliver(pieces: &Receiver<(Instant, Vec<u8>)>, mut to: impl Write + End) {
+fn deliver(pieces: &Receiver<(Instant, Vec<u8>)>, mut to: impl Write + End, gate: &Gate) {
     for (due, piece) in pieces {
         thread::sleep(due.saturating_duration_since(Instant::now()));
+        gate.pass();
         if piece.is_empty() || to.write_all(&piece).is_err() {
             break;
         }

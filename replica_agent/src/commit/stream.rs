@@ -96,16 +96,21 @@ impl Stream {
     fn is_full(&self, round_trip: Duration) -> bool {
         let ahead = BATCHES_AHEAD + round_trip.as_micros() / PART_OF_THE_WAY.as_micros();
         let batches = self.kept.iter().filter(|kept| kept.ended).count();
+        // Of the batch at hand, and of all. What is applied of the former can be let go, so it needs no more than a
+        // window at a time needs; the others wait for their commits.
+        let of_open = self.kept.iter().rev().take_while(|kept| !kept.ended);
+        let open: usize = of_open.map(|kept| kept.window.bytes()).sum();
         let bytes: usize = self.kept.iter().map(|kept| kept.window.bytes()).sum();
-        let at_most = match round_trip >= FAR {
+        let (open_at_most, at_most) = match round_trip >= FAR {
             true => {
                 let more = usize::try_from(round_trip.as_millis()).unwrap_or(usize::MAX);
                 let (least, most) = KEPT_BYTES_FAR.into_inner();
-                least.saturating_add(more.saturating_mul(KEPT_BYTES_MS)).min(most)
+                (least, least.saturating_add(more.saturating_mul(KEPT_BYTES_MS)).min(most))
             }
-            false => KEPT_BYTES,
+            false => (KEPT_BYTES, KEPT_BYTES),
         };
-        batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes > at_most)
+        let bytes_full = open > open_at_most || bytes > at_most;
+        batches as u128 > ahead || self.kept.len() > 1 && (self.kept.len() > KEPT_COUNT || bytes_full)
     }
 
     /// The windows that nobody else has need their plans no more, unless they fail.

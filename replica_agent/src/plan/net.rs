@@ -1,4 +1,5 @@
-//! The net effect while it is being found: rows by the key that they have by now.
+//! The net effect while it is being found: rows by the key that they have by now. Its room serves one window after the
+//! other.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -350,13 +351,28 @@ impl NetEffect {
         }
     }
 
-    /// `None` when only one change after the other will do.
-    pub(super) fn plan(self) -> Option<Plan> {
-        if self.odd {
-            return None;
-        }
-        let mut tables: Vec<TablePlan> = self
-            .relations
+    /// The rows that were met.
+    pub(super) fn rows(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The plan of what was added, and nothing is added any more; `None` when only one change after the other will do.
+    pub(super) fn take_plan(&mut self) -> Option<Plan> {
+        let plan = (!self.odd).then(|| self.plan());
+        let NetEffect { places, cells, relations, by_oid, names, entries, live, hasher: _, odd } = self;
+        places.clear();
+        cells.clear();
+        relations.clear();
+        by_oid.clear();
+        names.clear();
+        entries.clear();
+        live.clear();
+        *odd = false;
+        plan
+    }
+
+    fn plan(&mut self) -> Plan {
+        let mut tables: Vec<TablePlan> = std::mem::take(&mut self.relations)
             .into_iter()
             .map(|met| TablePlan {
                 relation: met.info,
@@ -401,7 +417,8 @@ impl NetEffect {
                 }
             }
         }
-        Some(Plan { tables, places: self.places, cells: self.cells })
+        // Copied, since what has grown has room for more, and a plan may have to wait.
+        Plan { tables, places: self.places.clone(), cells: self.cells.clone() }
     }
 }
 

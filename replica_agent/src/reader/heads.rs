@@ -41,7 +41,21 @@ pub(super) fn cut(heads: &[Head], rank: Rank, limits: Limits) -> usize {
     late + if fits == 0 && late == 0 { newer.min(1) } else { fits }
 }
 
-pub(super) fn head(row: &Row) -> Result<Head> {
+/// Names of the row before.
+#[derive(Default)]
+pub(super) struct Names {
+    origin: Option<Arc<str>>,
+    username: Option<Arc<str>>,
+}
+
+fn shared(before: &mut Option<Arc<str>>, name: Option<&str>) -> Option<Arc<str>> {
+    if before.as_deref() != name {
+        *before = name.map(Arc::from);
+    }
+    before.clone()
+}
+
+pub(super) fn head(row: &Row, names: &mut Names) -> Result<Head> {
     let xid: &str = row.get("xid");
     let chunks = row.get("chunks");
     let payload: Option<Vec<u8>> = row.get("payload");
@@ -55,9 +69,9 @@ pub(super) fn head(row: &Row) -> Result<Head> {
             xid: xid
                 .parse()
                 .map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
-            ts: row.get("ts"),
-            origin: row.get("origin"),
-            username: row.get("username"),
+            ts: row.get::<_, &str>("ts").into(),
+            origin: shared(&mut names.origin, row.get("origin")),
+            username: shared(&mut names.username, row.get("username")),
         }),
         changes: usize::try_from(row.get::<_, i32>("changes")).unwrap_or(0),
         chunks,
@@ -85,8 +99,8 @@ pub(super) mod tests {
             transaction: Arc::new(Transaction {
                 rank,
                 xid,
-                ts: String::new(),
-                origin: origin.map(str::to_owned),
+                ts: "".into(),
+                origin: origin.map(Arc::from),
                 username: None,
             }),
             changes,

@@ -7,7 +7,7 @@ use postgres::types::ToSql;
 use postgres::Row;
 
 use super::ahead::{Amounts, Stock};
-use super::heads::{head, Head};
+use super::heads::{head, Head, Names};
 use super::{read_failed, Limits, Reader};
 use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
@@ -76,7 +76,8 @@ impl Reader {
                 self.sequences.told.extend_from_slice(&moved);
             }
         }
-        let mut heads: Vec<Head> = rows.iter().map(head).collect::<Result<_>>()?;
+        let mut names = Names::default();
+        let mut heads: Vec<Head> = rows.iter().map(|row| head(row, &mut names)).collect::<Result<_>>()?;
         heads.sort_by_key(|head| head.transaction.rank);
         Ok((first.get::<_, &str>("snapshot").parse()?, heads))
     }
