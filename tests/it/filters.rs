@@ -253,7 +253,7 @@ fn step(random: &mut Random) -> String {
         0..=2 => format!("insert into t values ({id}, {region}, 'm{n}', {n}) on conflict (id) do update set n = excluded.n + 1"),
         3..=4 => format!("update t set n = {n} where id between {id} and {id} + 6"),
         5..=6 => format!("update t set region = {region} where id % 5 = {}", id % 5),
-        7 => format!("update t set id = id + 100, region = {region} where id = {id}"),
+        7 => format!("update t set id = id + 100, region = {region} where id = {id} and {id} + 100 not in (select id from t)"),
         8 => format!("delete from t where id = {id} or n = {n} and id > 30"),
         9 => format!("update t set mail = mail || 'x' where id < {id}"),
         10 => format!("begin; update t set n = n + 1; savepoint a; update t set region = {region}; rollback to a; delete from t where n > 12; commit"),
