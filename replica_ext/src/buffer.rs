@@ -16,7 +16,7 @@ pub mod order;
 
 use crate::encode;
 use order::{copy_introductions, Run};
-pub use order::{KeyChange, Spot};
+pub use order::{Key, KeyChange, Spot};
 
 /// Payload of a chunk row. A tuple of a page has at most 8160 bytes, of which the other columns take 74 besides
 /// origin and user name, which are names of at most 63 bytes each.

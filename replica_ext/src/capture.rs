@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
 
-use crate::buffer::{Buffer, KeyChange, Place, Spot};
+use crate::buffer::{Buffer, Key, KeyChange, Open, Place, Spot};
 use crate::captured::Captured;
 use crate::encode;
 use crate::pg::heap::LogTables;
@@ -157,61 +157,35 @@ impl Capture {
         if description.key.is_empty() {
             error::no_primary_key(&description.schema, &description.name);
         }
-        let (old_row, new_row) = (&mut self.old_row, &mut self.new_row);
-        let mut old = (event != Event::Insert).then(|| call.row_before(description, old_row));
-        let mut new = (event != Event::Delete).then(|| call.row_after(description, new_row));
-        let (mut key_changed, mut whole) = (false, false);
-        match (&mut old, &mut new) {
-            (Some(old), Some(new)) => {
-                old.changes(new, &mut self.changed);
-                if self.changed.is_empty() {
+        let Capture { buffer, old_row, new_row, changed, .. } = self;
+        let change = Change { call, captured: &captured, buffer };
+        match event {
+            Event::Insert => {
+                let new = call.row_after(description, new_row);
+                change.log(|| None, |open| captured.write_insert(open, &new));
+            }
+            Event::Delete => {
+                let mut old = call.row_before(description, old_row);
+                old.find_key();
+                change.log(|| Some(captured.key_of(&old)), |open| captured.write_delete(open, &old));
+            }
+            Event::Update => {
+                let mut old = call.row_before(description, old_row);
+                let mut new = call.row_after(description, new_row);
+                old.changes(&mut new, changed);
+                if changed.is_empty() {
                     return;
                 }
                 old.find_key();
-                key_changed = description.key.iter().any(|k| self.changed.contains(k));
-                whole = key_changed || description.whole_rows;
-            }
-            (Some(old), None) => old.find_key(),
-            (None, Some(_)) => {}
-            (None, None) => unreachable!("a row trigger has a row"),
-        }
-
-        let pinned = captured.pinned.then(Pinned::set);
-        self.buffer.enter(session::nest_level());
-        let cid = call.command();
-        let superseded_by = call.superseded_by();
-        let place = if superseded_by.is_none() && self.buffer.continues(cid) {
-            self.buffer.last_place()
-        } else {
-            let spot = Spot { cid, superseded_by, depth: session::trigger_depth() };
-            let key = || KeyChange {
-                schema: description.schema.clone(),
-                name: description.name.clone(),
-                released: old.as_ref().filter(|_| new.is_none() || key_changed).map(|v| captured.key_of(v)),
-            };
-            match self.buffer.place(spot, key) {
-                Ok(place) => place,
-                Err(_) => error::spilled_too_early(&description.schema, &description.name),
-            }
-        };
-        loop {
-            let mut open = self.buffer.open(place);
-            let start = open.start;
-            match (&old, &new) {
-                (None, Some(new)) => captured.write_insert(&mut open, new),
-                (Some(old), None) => captured.write_delete(&mut open, old),
-                (Some(old), Some(new)) if whole => {
-                    captured.write_whole_update(&mut open, old, new, &self.changed)
+                let key_changed = description.key.iter().any(|k| changed.contains(k));
+                let released = || key_changed.then(|| captured.key_of(&old));
+                if key_changed || description.whole_rows {
+                    change.log(released, |open| captured.write_whole_update(open, &old, &new, changed));
+                } else {
+                    change.log(released, |open| captured.write_update(open, &old, &new, changed));
                 }
-                (Some(old), Some(new)) => captured.write_update(&mut open, old, new, &self.changed),
-                (None, None) => unreachable!("a row trigger has a row"),
             }
-            if self.buffer.close(place, start) {
-                break;
-            }
-        }
-        if let Some(pinned) = pinned {
-            pinned.restore();
+            Event::Truncate => unreachable!("a trigger for TRUNCATE has no row"),
         }
         self.spill_if_large();
     }
@@ -344,15 +318,56 @@ impl Capture {
         self.last = None;
     }
 
-    #[inline]
+    #[inline(always)]
     fn spill_if_large(&mut self) {
-        if !self.buffer.has_grown() {
-            return;
+        if self.buffer.has_grown() {
+            self.spill_beyond_limit();
         }
+    }
+
+    fn spill_beyond_limit(&mut self) {
         let limit = guc::buffer_size();
         match self.buffer.wants_spill(limit) {
             true => self.spill(),
             false => self.buffer.make_room(limit),
+        }
+    }
+}
+
+/// The change of a row, on its way into the buffer.
+struct Change<'a> {
+    call: &'a Call<'a>,
+    captured: &'a Captured,
+    buffer: &'a mut Buffer,
+}
+
+impl Change<'_> {
+    /// `released` gives the key that the change gives up, `write` its message.
+    #[inline(always)]
+    fn log(self, released: impl FnOnce() -> Option<Key>, write: impl Fn(&mut Open)) {
+        let Change { call, captured, buffer } = self;
+        let pinned = captured.pinned.then(Pinned::set);
+        buffer.enter(session::nest_level());
+        let cid = call.command();
+        let superseded_by = call.superseded_by();
+        let place = if superseded_by.is_none() && buffer.continues(cid) {
+            buffer.last_place()
+        } else {
+            let (schema, name) = (&captured.description.schema, &captured.description.name);
+            let spot = Spot { cid, superseded_by, depth: session::trigger_depth() };
+            let key = || KeyChange { schema: schema.clone(), name: name.clone(), released: released() };
+            buffer.place(spot, key).unwrap_or_else(|_| error::spilled_too_early(schema, name))
+        };
+        loop {
+            let mut open = buffer.open(place);
+            let start = open.start;
+            write(&mut open);
+            if buffer.close(place, start) {
+                break;
+            }
+        }
+        if let Some(pinned) = pinned {
+            pinned.restore();
         }
     }
 }

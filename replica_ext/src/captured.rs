@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::buffer::Open;
+use crate::buffer::{Key, Open};
 use crate::encode::{self, tag};
 use crate::pg::relation::{Description, Values};
 
@@ -42,7 +42,17 @@ impl Captured {
     }
 
     /// Introduces the relation and the columns in the chunk, unless it knows them; returns its number there.
+    #[inline]
     pub fn introduce(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
+        let known = self.introduced.borrow();
+        if known.serial == open.serial && known.count == self.columns.len() {
+            return known.index;
+        }
+        drop(known);
+        self.introduce_more(open, columns)
+    }
+
+    fn introduce_more(&self, open: &mut Open, columns: impl IntoIterator<Item = usize>) -> u32 {
         let mut known = self.introduced.borrow_mut();
         if known.serial != open.serial {
             known.serial = open.serial;
@@ -108,7 +118,7 @@ impl Captured {
     }
 
     /// The key of a row as the log has it.
-    pub fn key_of(&self, row: &Values) -> Vec<Option<Vec<u8>>> {
+    pub fn key_of(&self, row: &Values) -> Key {
         let value = |&c: &usize| {
             let mut written = Vec::new();
             row.write(c, &mut written);

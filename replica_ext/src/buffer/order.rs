@@ -47,12 +47,15 @@ pub struct Spot {
     pub superseded_by: Option<Cid>,
 }
 
-/// The primary key that a change gives up, as encoded values in key order.
+/// The primary key of a row, as encoded values in key order.
+pub type Key = Vec<Option<Vec<u8>>>;
+
+/// The primary key that a change gives up.
 #[derive(Default, PartialEq)]
 pub struct KeyChange {
     pub schema: Vec<u8>,
     pub name: Vec<u8>,
-    pub released: Option<Vec<Option<Vec<u8>>>>,
+    pub released: Option<Key>,
 }
 
 /// The place of a change is in the middle of what was spilled.

@@ -51,7 +51,7 @@ impl Description {
     ///
     /// # Safety
     /// `tuple` is of `relation`, and outlives the result.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn values<'a>(
         &'a self,
         relation: pg_sys::Relation,
@@ -190,7 +190,7 @@ pub unsafe fn describe(relation: pg_sys::Relation, named: Oid, function: Oid) ->
             }
             description.column_of.push(Some(description.columns.len()));
             let wire = wire_type(attr.atttypid, attr.attlen, by_value, context);
-            stored.form = Form::of(&wire.encoder);
+            stored.form = Form::of(&wire.encoder, stored.len, stored.align);
             description.layout.push(stored);
             description.columns.push(Column {
                 attribute,

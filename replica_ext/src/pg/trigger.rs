@@ -100,14 +100,14 @@ impl Call<'_> {
     }
 
     /// The row before an UPDATE or DELETE, to be taken apart in `row`.
-    #[inline]
+    #[inline(always)]
     pub fn row_before<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
         // SAFETY: a row trigger has the tuple, of the relation, until it returns.
         unsafe { description.values(self.data.tg_relation, self.old_tuple(), row) }
     }
 
     /// The row after an INSERT or UPDATE.
-    #[inline]
+    #[inline(always)]
     pub fn row_after<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
         // SAFETY: as above.
         unsafe { description.values(self.data.tg_relation, self.new_tuple(), row) }

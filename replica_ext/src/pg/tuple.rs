@@ -1,6 +1,6 @@
 //! Tuples: their columns, and what their headers say about who wrote them.
 
-use pgrx::pg_sys::{self, Datum, HeapTuple, TupleDesc};
+use pgrx::pg_sys::{self, Datum, HeapTuple, HeapTupleHeader, TupleDesc};
 use pgrx::varlena::varsize_any;
 
 use super::unguarded;
@@ -58,8 +58,11 @@ impl Row {
     /// # Safety
     /// `tuple` is of `descriptor`, whose attributes `layout` describes, and outlives the use of this row up to the
     /// next call.
+    #[inline(always)]
     pub(super) unsafe fn begin(&mut self, tuple: HeapTuple, descriptor: TupleDesc, layout: &[Attribute]) {
-        self.values.resize(layout.len(), std::ptr::null());
+        if self.values.len() != layout.len() {
+            self.values.resize(layout.len(), std::ptr::null());
+        }
         self.offset = 0;
         // SAFETY: the caller vouches for the tuple; its data begins t_hoff behind its header and ends t_len behind
         // it, and the bitmap is there if HEAP_HASNULL is set.
@@ -141,12 +144,32 @@ impl Row {
     /// # Safety
     /// The tuple that was begun is alive; `attribute` is the one numbered `i`.
     #[inline(always)]
-    pub(super) unsafe fn at(&self, i: usize, mut offset: usize, attribute: &Attribute) -> (*const u8, usize) {
-        // SAFETY: the caller vouches for tuple and attribute; the bitmap has a bit for each attribute.
+    pub(super) unsafe fn at(&self, i: usize, offset: usize, attribute: &Attribute) -> (*const u8, usize) {
+        // SAFETY: as the caller vouches.
         unsafe {
-            if !self.present.is_null() && *self.present.add(i / 8) & (1 << (i % 8)) == 0 {
-                return (std::ptr::null(), offset);
+            match self.is_null(i) {
+                true => (std::ptr::null(), offset),
+                false => self.present_at(offset, attribute),
             }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Row::at`].
+    #[inline(always)]
+    pub(super) unsafe fn is_null(&self, i: usize) -> bool {
+        // SAFETY: the bitmap has a bit for each attribute.
+        unsafe { !self.present.is_null() && *self.present.add(i / 8) & (1 << (i % 8)) == 0 }
+    }
+
+    /// What [`Row::at`] gives of an attribute that is not NULL.
+    ///
+    /// # Safety
+    /// As for [`Row::at`].
+    #[inline(always)]
+    pub(super) unsafe fn present_at(&self, mut offset: usize, attribute: &Attribute) -> (*const u8, usize) {
+        // SAFETY: the caller vouches for tuple and attribute.
+        unsafe {
             if attribute.len > 0 {
                 offset = (offset + attribute.align) & !attribute.align;
                 return (self.data.add(offset), offset + attribute.len as usize);
@@ -157,6 +180,17 @@ impl Row {
             let value = self.data.add(offset);
             (value, offset + stored_size(value, attribute.len))
         }
+    }
+
+    /// The same of one whose size, and alignment, are N bytes.
+    ///
+    /// # Safety
+    /// As for [`Row::at`].
+    #[inline(always)]
+    pub(super) unsafe fn fixed_at<const N: usize>(&self, offset: usize) -> ([u8; N], usize) {
+        let offset = offset.next_multiple_of(N);
+        // SAFETY: the caller vouches for tuple and attribute.
+        unsafe { (self.data.add(offset).cast::<[u8; N]>().read_unaligned(), offset + N) }
     }
 
     /// Whether the tuple lacks the last attributes of its table. All were found when it was begun, not all in it.
@@ -217,7 +251,7 @@ impl Row {
         // SAFETY: the caller vouches for the rows; each has been begun, so it has a place for each attribute.
         unsafe {
             let difference = self.difference(other, layout.len());
-            let (from, behind) = difference.unwrap_or((0, usize::MAX));
+            let (from, to) = difference.unwrap_or((0, usize::MAX));
             if self.found > 0 || other.found > 0 {
                 // What was found does not say where the next one begins in the other row.
                 self.find(layout, layout.len() - 1);
@@ -225,21 +259,28 @@ impl Row {
                 (0..layout.len()).for_each(|i| each(i, self.values[i], other.values[i]));
                 return;
             }
-            for (i, attribute) in layout.iter().enumerate() {
-                // Behind the last difference, where both have come to the same offset, they lie alike.
-                if self.offset >= behind && self.offset == other.offset {
+            // Up to the first difference they lie alike.
+            let (mut alike, mut offset) = (0, 0);
+            while let Some(attribute) = layout.get(alike).filter(|_| offset < from) {
+                let (value, behind) = self.at(alike, offset, attribute);
+                if behind > from {
                     break;
                 }
-                let value = self.take(attribute);
-                if from > 0 && self.offset <= from {
-                    // Up to the first difference they lie alike, too.
-                    let offset = value.addr().wrapping_sub(self.data.addr());
-                    let same = if value.is_null() { value } else { other.data.wrapping_add(offset) };
-                    *other.values.get_unchecked_mut(i) = same;
-                    (other.offset, other.found) = (self.offset, self.found);
-                } else {
-                    each(i, value, other.take(attribute));
+                let place = value.addr().wrapping_sub(self.data.addr());
+                let same = if value.is_null() { value } else { other.data.wrapping_add(place) };
+                *self.values.get_unchecked_mut(alike) = value;
+                *other.values.get_unchecked_mut(alike) = same;
+                (alike, offset) = (alike + 1, behind);
+            }
+            for row in [&mut *self, &mut *other] {
+                (row.found, row.offset) = (alike, offset);
+            }
+            for (i, attribute) in layout.iter().enumerate().skip(alike) {
+                // Behind the last difference, where both have come to the same offset, they lie alike, too.
+                if self.offset >= to && self.offset == other.offset {
+                    break;
                 }
+                each(i, self.take(attribute), other.take(attribute));
             }
         }
     }
@@ -308,15 +349,26 @@ pub unsafe fn written_by(tuple: HeapTuple) -> u32 {
 ///
 /// # Safety
 /// `tuple` is a heap tuple as the trigger manager fetched it.
-#[inline]
+#[inline(always)]
 pub unsafe fn ended_by(tuple: HeapTuple) -> Option<u32> {
-    // SAFETY: reads the header; the slow part only when some xmax is set.
+    // SAFETY: reads the header.
     unsafe {
         let header = (*tuple).t_data;
-        let mask = u32::from((*header).t_infomask);
-        if mask & pg_sys::HEAP_XMAX_INVALID != 0 {
-            return None;
+        match u32::from((*header).t_infomask) & pg_sys::HEAP_XMAX_INVALID {
+            0 => ended_by_xmax(header),
+            _ => None,
         }
+    }
+}
+
+/// The same where some xmax is set.
+///
+/// # Safety
+/// As for [`ended_by`].
+unsafe fn ended_by_xmax(header: HeapTupleHeader) -> Option<u32> {
+    // SAFETY: reads the header.
+    unsafe {
+        let mask = u32::from((*header).t_infomask);
         // HEAP_XMAX_IS_LOCKED_ONLY(infomask)
         let locked_only = mask & pg_sys::HEAP_XMAX_LOCK_ONLY != 0
             || mask & (pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_LOCK_MASK) == pg_sys::HEAP_XMAX_EXCL_LOCK;

@@ -274,16 +274,25 @@ unsafe fn with_varlena(value: *const u8, f: impl FnOnce(&[u8])) {
 ///
 /// # Safety
 /// Both point to stored values of a type with this length.
+#[inline(always)]
 pub unsafe fn same_image(a: *const u8, b: *const u8, len: i16) -> bool {
+    // SAFETY: the caller vouches for the values. Of a size known when compiling: most are.
+    unsafe {
+        match len {
+            8 => a.cast::<u64>().read_unaligned() == b.cast::<u64>().read_unaligned(),
+            4 => a.cast::<u32>().read_unaligned() == b.cast::<u32>().read_unaligned(),
+            _ => same_image_of_any(a, b, len),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`same_image`].
+#[inline(never)]
+unsafe fn same_image_of_any(a: *const u8, b: *const u8, len: i16) -> bool {
     // SAFETY: the caller vouches for the values. The whole image is compared, a varlena with its header: for values
     // in a TOAST table that is the pointer to it. Only varlenas have several images of one value.
     unsafe {
-        // Of a size known when compiling: most are.
-        match len {
-            8 => return a.cast::<u64>().read_unaligned() == b.cast::<u64>().read_unaligned(),
-            4 => return a.cast::<u32>().read_unaligned() == b.cast::<u32>().read_unaligned(),
-            _ => {}
-        }
         let (size_a, size_b) = (stored_size(a, len), stored_size(b, len));
         let same = size_a == size_b
             && std::slice::from_raw_parts(a, size_a) == std::slice::from_raw_parts(b, size_b);

@@ -13,7 +13,7 @@ use super::types::Encoder;
 pub enum Form {
     /// Not at all.
     LeftOut,
-    /// Passed by value, of so many bytes; in network order.
+    /// Of so many bytes, to which it is aligned; in network order.
     One,
     Two,
     Four,
@@ -25,13 +25,13 @@ pub enum Form {
 }
 
 impl Form {
-    pub fn of(encoder: &Encoder) -> Form {
-        match encoder {
-            Encoder::ByValue1 => Form::One,
-            Encoder::ByValue2 => Form::Two,
-            Encoder::ByValue4 => Form::Four,
-            Encoder::ByValue8 => Form::Eight,
-            Encoder::Bytes => Form::Bytes,
+    pub fn of(encoder: &Encoder, len: i16, align: usize) -> Form {
+        match (encoder, len, align) {
+            (Encoder::ByValue1, 1, 0) => Form::One,
+            (Encoder::ByValue2, 2, 1) => Form::Two,
+            (Encoder::ByValue4, 4, 3) => Form::Four,
+            (Encoder::ByValue8, 8, 7) => Form::Eight,
+            (Encoder::Bytes, -1, _) => Form::Bytes,
             _ => Form::Other,
         }
     }
@@ -64,24 +64,30 @@ pub(super) unsafe fn write(
     unsafe {
         let mut to = end(out);
         for (i, attribute) in layout.iter().enumerate() {
-            let (value, behind) = row.at(i, offset, attribute);
-            offset = behind;
-            match attribute.form {
-                Form::LeftOut => {}
-                _ if value.is_null() => {
+            if row.is_null(i) {
+                if !matches!(attribute.form, Form::LeftOut) {
                     to.write(NULL);
                     to = to.add(1);
                 }
-                Form::One => to = fixed(to, [*value]),
-                Form::Two => to = fixed(to, value.cast::<u16>().read_unaligned().to_be_bytes()),
-                Form::Four => to = fixed(to, value.cast::<u32>().read_unaligned().to_be_bytes()),
-                Form::Eight => to = fixed(to, value.cast::<u64>().read_unaligned().to_be_bytes()),
-                Form::Bytes if is_plain(value) => to = bytes(to, value),
+                continue;
+            }
+            match attribute.form {
+                Form::One => (to, offset) = fixed(to, row.fixed_at::<1>(offset)),
+                Form::Two => (to, offset) = fixed(to, row.fixed_at::<2>(offset)),
+                Form::Four => (to, offset) = fixed(to, row.fixed_at::<4>(offset)),
+                Form::Eight => (to, offset) = fixed(to, row.fixed_at::<8>(offset)),
+                Form::LeftOut => (_, offset) = row.present_at(offset, attribute),
                 Form::Bytes | Form::Other => {
-                    set_end(out, to);
-                    other(i, value, out);
-                    out.reserve(room);
-                    to = end(out);
+                    let value;
+                    (value, offset) = row.present_at(offset, attribute);
+                    if matches!(attribute.form, Form::Bytes) && is_plain(value) {
+                        to = bytes(to, value);
+                    } else {
+                        set_end(out, to);
+                        other(i, value, out);
+                        out.reserve(room);
+                        to = end(out);
+                    }
                 }
             }
         }
@@ -90,15 +96,20 @@ pub(super) unsafe fn write(
     true
 }
 
+/// Hands through the offset behind the value.
+///
 /// # Safety
 /// There is room for the bytes and a header at `to`.
 #[inline(always)]
-unsafe fn fixed<const N: usize>(to: *mut u8, bytes: [u8; N]) -> *mut u8 {
+unsafe fn fixed<const N: usize>(to: *mut u8, (mut bytes, behind): ([u8; N], usize)) -> (*mut u8, usize) {
+    if cfg!(target_endian = "little") {
+        bytes.reverse();
+    }
     // SAFETY: the caller vouches for the room.
     unsafe {
         to.write(N as u8 + 1);
         to.add(1).cast::<[u8; N]>().write_unaligned(bytes);
-        to.add(1 + N)
+        (to.add(1 + N), behind)
     }
 }
 
