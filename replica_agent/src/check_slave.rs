@@ -4,7 +4,7 @@
 
 use postgres::Client;
 
-use crate::check::{MasterFacts, Report, Server};
+use crate::check::{row_security, MasterFacts, Report, Server};
 use crate::check_mapping;
 use crate::check_sequences;
 use crate::config::{Config, Initial, Slave};
@@ -157,6 +157,9 @@ fn compare(
                 RIGHTS.join(", ")
             ),
         );
+    }
+    if here.row_security {
+        row_security(at, &name, user, report);
     }
     let values = rule.map(|rule| &rule.values);
     let computed = |name: &str| values.is_some_and(|values| values.contains_key(name));
@@ -396,9 +399,9 @@ fn filled(
     for table in tables {
         let there = slave.mapping.on_slave(table);
         let shape = here.iter().find(|shape| shape.schema == there.schema && shape.name == there.name);
-        let Some(shape) = shape.filter(|shape| shape.is_table() && shape.missing_rights.is_empty()) else {
-            continue;
-        };
+        let can_be_read =
+            |shape: &&Shape| shape.is_table() && shape.missing_rights.is_empty() && !shape.row_security;
+        let Some(shape) = shape.filter(can_be_read) else { continue };
         if copied.iter().any(|(schema, name)| *schema == table.schema && *name == table.name) {
             continue;
         }

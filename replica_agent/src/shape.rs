@@ -14,6 +14,8 @@ pub struct Shape {
     /// `pg_class.relkind`: r or p for what can be replicated to.
     pub kind: char,
     pub unlogged: bool,
+    /// Policies hide rows of it from the role of the session.
+    pub row_security: bool,
     pub columns: Vec<Column>,
     /// Each unique index that covers all rows: its columns in order of the index, the primary key first.
     pub unique: Vec<Vec<String>>,
@@ -77,7 +79,8 @@ pub fn shapes(
             name: row.get(1),
             kind: char::from(row.get::<_, i8>(2) as u8),
             unlogged: row.get(3),
-            missing_rights: row.get(4),
+            row_security: row.get(4),
+            missing_rights: row.get(5),
             columns: Vec::new(),
             unique: Vec::new(),
         })

@@ -136,6 +136,28 @@ fn check_names_row_security_that_hides_rows() {
         .expect_text(&["row security of table public.t is in force", "BYPASSRLS"]);
 }
 
+/// A slave's as well; what else is wrong there is named all the same.
+#[test]
+fn check_names_row_security_of_a_slave() {
+    role("p_policed", "");
+    let trio = Setup::new("create table t (id int primary key); create table u (id int primary key)")
+        .slaves(1)
+        .build();
+    trio.slaves[0].run(&format!(
+        "grant create on database \"{}\" to p_policed; grant select, insert, update, delete, truncate on t to p_policed;
+         alter table t enable row level security; create policy all_rows on t using (true)",
+        trio.slaves[0].name
+    ));
+    let (master, slave) =
+        trio.config().split_once("[[slave]]").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a slave");
+    trio.agent.configure(&format!("{master}[[slave]]{}", slave.replace("user=postgres", "user=p_policed")));
+    trio.agent.run(&["check"]).expect_code(1).expect_text(&[
+        "row security of table public.t is in force for role \"p_policed\"",
+        "ALTER ROLE \"p_policed\" BYPASSRLS",
+        "lacks rights on table public.u",
+    ]);
+}
+
 /// TRUNCATE ... RESTART IDENTITY is for the owner of the sequences; the agent's role sets them.
 #[test]
 fn restart_identity_needs_no_owner() {
