@@ -51,6 +51,8 @@ struct Inner {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    /// The trigger's or other function of the server in which it was raised.
+    inside: Option<String>,
     sqlstate: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -62,6 +64,7 @@ impl Error {
             message: message.into(),
             detail: None,
             hint: None,
+            inside: None,
             sqlstate: None,
             source: None,
         }))
@@ -83,6 +86,7 @@ impl Error {
         error.0.sqlstate = Some(state.to_owned());
         error.0.detail = db.detail().map(sentence);
         error.0.hint = db.hint().map(sentence);
+        error.0.inside = db.where_().and_then(outermost_function);
         error
     }
 
@@ -141,6 +145,10 @@ impl Error {
         self.0.hint.as_deref()
     }
 
+    pub fn inside(&self) -> Option<&str> {
+        self.0.inside.as_deref()
+    }
+
     /// The exit status of the program that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self.kind() {
@@ -173,6 +181,13 @@ fn is_connection_lost(e: &postgres::Error) -> bool {
         cause = error.source();
     }
     e.is_closed()
+}
+
+/// Of a CONTEXT, whose other lines are statements and rows and so may show values.
+fn outermost_function(context: &str) -> Option<String> {
+    let is_function =
+        |line: &&str| line.contains("PL/") && !line.starts_with("SQL") && !line.starts_with("COPY");
+    context.lines().rfind(is_function).map(str::to_owned)
 }
 
 /// Servers end details and hints with a full stop already, most of the time.

@@ -35,8 +35,10 @@ impl Failed<'_, '_> {
             let role = transaction.username.as_deref().unwrap_or("(dropped)");
             text.push_str(&format!(", queued by role \"{role}\": {}", shortened(sql)));
         }
+        // A statement is always run inside of a block of ours.
+        let inside = e.inside().filter(|_| !matches!(change, Change::Statement { .. }));
         if let (Some(key), Some(relation), Some(state)) = (&key, relation, e.sqlstate()) {
-            if retry::is_insert_exists(state) {
+            if retry::is_insert_exists(state) && inside.is_none() {
                 let conflict = match change {
                     Change::Update { .. } => Conflict::UpdateExists,
                     _ => Conflict::of_insert(*rivals),
@@ -54,10 +56,14 @@ impl Failed<'_, '_> {
             // It may show values of the row.
             log::debug!("slave \"{slave}\": {e}: {servers}");
         }
-        let hint = e
-            .hint_text()
-            .map(str::to_owned)
-            .or_else(|| e.sqlstate().and_then(retry::hint).map(str::to_owned));
+        let advice = match inside {
+            None => e.sqlstate().and_then(retry::hint),
+            Some(function) => {
+                text.push_str(&format!(", raised in {function}"));
+                Some(retry::HINT_INSIDE)
+            }
+        };
+        let hint = e.hint_text().or(advice).map(str::to_owned);
         let e = e.detail(format!("{text}."));
         let hint = match change {
             Change::Statement { .. } => Some(format!(

@@ -29,6 +29,9 @@ pub fn is_undefined_object(sqlstate: &str) -> bool {
     sqlstate == "42704"
 }
 
+/// Advice for what a function of the slave's own raises.
+pub const HINT_INSIDE: &str = "Correct that function, or the trigger that calls it, on the slave: it runs with search_path = pg_catalog unless it sets its own. The agent tries again by itself and resumes with this transaction.";
+
 /// Advice that the server does not give itself.
 pub fn hint(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {

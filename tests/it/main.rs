@@ -29,6 +29,7 @@ mod copy; // the initial copy
 mod schema; // the agent makes the tables of a slave
 mod conflicts; // rows on a slave that are not what a change expects
 mod policies; // what agent.toml says about rows of the slave's own
+mod slave_triggers; // those that fire for replicated changes
 mod setwise; // many changes at once, as their net effect
 mod filters; // tables of which the master sends a part
 mod mapping; // tables, schemas and columns that a slave has under other names, or has not

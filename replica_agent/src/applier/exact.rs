@@ -7,7 +7,7 @@ use super::{Applier, Forwards, REPORTS_MAX};
 use crate::bind::{as_dyn, params};
 use crate::config::UpdateDiffers;
 use crate::conflict::{Conflict, Event};
-use crate::decode::{Change, Changed, Column, Decoder, Relation, Value};
+use crate::decode::{Change, Changed, Decoder, Relation, Value};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Note, NOTES_MAX};
 use crate::failure::{self, failed_on, full_name};
@@ -119,12 +119,12 @@ impl Applier {
         }
         let same = self.probe(client, relation, &set, key, &old)?;
         if let Some(same) = same {
-            let applied = self.update_differs == UpdateDiffers::Apply;
-            if applied {
+            let applied = self.update_differs == UpdateDiffers::Apply && {
                 let operation = Operation::UpdateAny;
-                only_one(self.execute(client, relation, operation, &relation.key, &set, key, &new)?)?;
-            }
-            let detail = differ(&columns(relation, &set), &same);
+                was_set(self.execute(client, relation, operation, &relation.key, &set, key, &new)?)?
+            };
+            let names = columns(relation, &set);
+            let detail = differ(names.iter().map(|c| c.name), &same);
             let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
             return self.conflict(client, relation, key, found, transaction);
         }
@@ -290,10 +290,21 @@ fn run_statement(
 }
 
 /// Detail of a conflict: the columns whose old values are not the same.
-pub(super) fn differ(columns: &[&Column], same: &[bool]) -> String {
+pub(super) fn differ<'n>(columns: impl Iterator<Item = &'n str>, same: &[bool]) -> String {
     let differ: Vec<String> =
-        columns.iter().zip(same).filter(|(_, same)| !**same).map(|(c, _)| quote::ident(c.name)).collect();
-    format!("Old value on the master and value on the slave differ in {}.", differ.join(", "))
+        columns.zip(same).filter(|(_, same)| !**same).map(|(name, _)| quote::ident(name)).collect();
+    match differ.is_empty() {
+        true => "A trigger or rule of the slave keeps the row as it is.".to_owned(),
+        false => format!("Old value on the master and value on the slave differ in {}.", differ.join(", ")),
+    }
+}
+
+/// Whether an UPDATE of a row that is there, whatever it holds, was made: a trigger of the slave may keep it out.
+pub(super) fn was_set(rows: u64) -> Result<bool> {
+    match rows {
+        0 => Ok(false),
+        n => only_one(n).map(|()| true),
+    }
 }
 
 pub(super) fn only_one(rows: u64) -> Result<()> {

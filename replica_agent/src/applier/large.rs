@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use postgres::types::Type;
 
-use super::exact::{differ, only_one, Found};
+use super::exact::{differ, only_one, was_set, Found};
 use super::{Applied, Applier};
 use crate::bind::{as_dyn, param_type, params};
 use crate::config::{InsertExists, UpdateDiffers};
@@ -208,11 +208,10 @@ impl Applier {
         let Some(same) = probed.first() else {
             return self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction);
         };
-        let applied = self.update_differs == UpdateDiffers::Apply;
-        if applied {
-            only_one(run(Operation::UpdateAny)?.len() as u64)?;
-        }
-        let detail = differ(&columns(relation, &update.set), same);
+        let applied =
+            self.update_differs == UpdateDiffers::Apply && was_set(run(Operation::UpdateAny)?.len() as u64)?;
+        let names = columns(relation, &update.set);
+        let detail = differ(names.iter().map(|c| c.name), same);
         let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
         self.conflict(client, relation, key, found, transaction)
     }

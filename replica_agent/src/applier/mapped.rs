@@ -8,7 +8,7 @@ use std::sync::Arc;
 use postgres::types::Type;
 use postgres::Statement;
 
-use super::exact::{only_one, Found};
+use super::exact::{differ, only_one, was_set, Found};
 use super::setwise::{new_arrays, not_as_planned, Target, Work, MANY_ROWS};
 use super::Applier;
 use crate::bind::{as_dyn, params};
@@ -20,7 +20,6 @@ use crate::failure::{failed_on, on_table};
 use crate::own_types::{self, OwnTypes};
 use crate::pipe::Pipe;
 use crate::plan::UpdateGroup;
-use crate::quote;
 use crate::reader::Transaction;
 use crate::slave_table::SlaveTable;
 use crate::statement::columns;
@@ -235,19 +234,10 @@ impl Applier {
                 false => self.conflict(client, relation, key, Conflict::UpdateMissing.into(), transaction),
             };
         };
-        let applied = self.update_differs == UpdateDiffers::Apply;
-        if applied {
-            only_one(self.execute_mapped(client, &transform, Step::UpdateAny, carried, &values)?)?;
-        }
+        let applied = self.update_differs == UpdateDiffers::Apply
+            && was_set(self.execute_mapped(client, &transform, Step::UpdateAny, carried, &values)?)?;
         let touched = transform.touched(&old);
-        let differ: Vec<String> = touched
-            .iter()
-            .zip(&same)
-            .filter(|(_, same)| !**same)
-            .map(|(name, _)| quote::ident(name))
-            .collect();
-        let detail =
-            format!("Old value on the master and value on the slave differ in {}.", differ.join(", "));
+        let detail = differ(touched.into_iter(), &same);
         let found = Found { conflict: Conflict::UpdateDiffers, detail: Some(&detail), applied };
         self.conflict(client, relation, key, found, transaction)
     }

@@ -1,0 +1,55 @@
+//! Triggers of a slave that are set to fire for replicated changes, and what they may do to them.
+
+use pyreplica_tests::trio::{Setup, Trio};
+
+/// One slave whose table t has a trigger with this body, before each change.
+fn with_trigger(body: &str) -> Trio {
+    let trio = Setup::new("create table t (id int primary key, v text)").slaves(1).build();
+    trio.once().expect_code(0);
+    trio.slaves[0].run(&format!(
+        "create table audit (id int primary key, what text);
+         create function act() returns trigger language plpgsql as $$ begin {body} end $$;
+         create trigger act before insert or update on t for each row execute function act();
+         alter table t enable always trigger act",
+    ));
+    trio
+}
+
+/// The table that is missing is not the one that is replicated.
+#[test]
+fn what_fails_inside_of_one_is_said_to_fail_there() {
+    let trio = with_trigger("insert into audit values (new.id, tg_op); return new;");
+    trio.master.run("insert into t values (1, 'a')");
+    trio.once().expect_code(1).expect_text(&[
+        "relation \"audit\" does not exist",
+        "key (id)=(1), raised in PL/pgSQL function public.act() line 1 at SQL statement.",
+        "search_path = pg_catalog",
+    ]);
+    trio.slaves[0].run("alter function act() set search_path = public");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
+/// Nor is the row that is in the way.
+#[test]
+fn what_collides_inside_of_one_is_no_conflict() {
+    let trio = with_trigger("insert into public.audit values (new.id, tg_op); return new;");
+    trio.slaves[0].run("insert into audit values (1, 'mine')");
+    trio.master.run("insert into t values (1, 'a')");
+    trio.once().expect_code(1).expect_text(&["audit_pkey", "raised in PL/pgSQL function public.act()"]);
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
+fn an_update_that_one_leaves_out_is_reported_and_stops_nothing() {
+    let trio = with_trigger("if tg_op = 'UPDATE' and new.id = 1 then return null; end if; return new;");
+    trio.master.run("insert into t values (1, 'a'), (2, 'b')");
+    trio.once().expect_code(0);
+    trio.master.run("update t set v = 'x'");
+    trio.once().expect_code(0);
+    assert_eq!(trio.slaves[0].rows("select id, v from t order by id"), ["1|a", "2|x"]);
+    assert_eq!(
+        trio.slaves[0].rows("select conflict, key, applied, detail from pyreplica_agent.conflict"),
+        ["update_differs|(id)=(1)|f|A trigger or rule of the slave keeps the row as it is."]
+    );
+}
