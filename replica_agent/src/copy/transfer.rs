@@ -119,6 +119,13 @@ pub(super) fn transfer(
     let mut sent = Sent::default();
     let mut buffer = Vec::with_capacity(2 * BUFFER);
     let mut rows = 0;
+    let mut send = |buffer: &mut Vec<u8>, rows| {
+        writer.write_all(buffer).map_err(|e| unwrap_pg(e, |e| ends.on_slave(e)))?;
+        progress.add(rows, buffer.len() as u64);
+        sent.rows += rows;
+        buffer.clear();
+        Ok::<(), Error>(())
+    };
     // In binary, header and trailer come to one message more than there are rows.
     let mut skip = format == Format::Binary;
     loop {
@@ -129,17 +136,17 @@ pub(super) fn transfer(
         let ended = data.is_empty();
         // The protocol has each row in a message of its own.
         rows += u64::from(!ended && !std::mem::take(&mut skip));
-        buffer.extend_from_slice(data);
+        // A large row goes on in pieces, or it would be in memory three times.
+        for piece in data.chunks(BUFFER) {
+            buffer.extend_from_slice(piece);
+            if buffer.len() >= BUFFER {
+                send(&mut buffer, std::mem::take(&mut rows))?;
+            }
+        }
         let length = data.len();
         reader.consume(length);
-        if buffer.len() >= BUFFER || ended {
-            writer.write_all(&buffer).map_err(|e| unwrap_pg(e, |e| ends.on_slave(e)))?;
-            progress.add(rows, buffer.len() as u64);
-            sent.rows += std::mem::take(&mut rows);
-            buffer.clear();
-            buffer.shrink_to(2 * BUFFER);
-        }
         if ended {
+            send(&mut buffer, rows)?;
             break;
         }
     }
