@@ -24,6 +24,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_connections", "200"), // tests share servers
     ("max_prepared_transactions", "100"),
     ("shared_buffers", "32MB"),
+    ("max_wal_size", "128MB"), // a machine of CI has little disk
     ("log_line_prefix", "%m [%p] %d %a "),
     ("log_min_messages", "warning"),
     ("wal_writer_delay", "10s"), // what is committed asynchronously stays in memory until somebody flushes it

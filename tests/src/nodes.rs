@@ -12,8 +12,9 @@ use crate::trio::{lacks, shared_servers};
 use crate::wait::{wait_for, wait_within, DEADLINE};
 
 pub struct Nodes {
-    nodes: Vec<(char, Db)>,
+    /// Their agents end before the databases do.
     pub arrows: Vec<Arrow>,
+    nodes: Vec<(char, Db)>,
 }
 
 pub struct Arrow {
@@ -36,7 +37,7 @@ impl Nodes {
         letters.dedup();
         let servers = shared_servers();
         let node = |(n, letter): (usize, &char)| {
-            let db = servers[n % servers.len()].create_db(&format!("node{count}{letter}"), "");
+            let db = servers[n % servers.len()].create_db(&format!("node{count}{letter}"), "").temporary();
             db.run("create extension pyreplica");
             db.run(schema);
             let refused = db.rows("select * from pyreplica.add_all_tables('public') where not added");

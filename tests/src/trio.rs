@@ -15,9 +15,10 @@ use crate::proxy::Proxy;
 use crate::wait;
 
 pub struct Trio {
+    /// Ends before the databases do.
+    pub agent: Agent,
     pub master: Db,
     pub slaves: Vec<Db>,
-    pub agent: Agent,
     /// Name of the agent; its slaves are slave1, slave2 ...
     pub agent_name: String,
     /// To the master and to each slave, where they are far.
@@ -150,12 +151,20 @@ impl Setup {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut servers = if self.own_servers { servers(&self.master_settings) } else { shared_servers() };
-        let master = servers.remove(0).create_db(&name, &self.encoding);
+        let create = |server: &Arc<Cluster>, name: &str, options: &str| {
+            let db = server.create_db(name, options);
+            if self.own_servers {
+                db
+            } else {
+                db.temporary()
+            }
+        };
+        let master = create(&servers.remove(0), &name, &self.encoding);
         let slave_schema = self.slave_schema.as_ref().unwrap_or(&self.schema);
         // With more slaves than servers, some share one.
         let slaves: Vec<Db> = (0..self.slaves)
             .map(|i| {
-                let db = servers[i % servers.len()].create_db(&format!("{name}_{}", i + 1), "");
+                let db = create(&servers[i % servers.len()], &format!("{name}_{}", i + 1), "");
                 db.run(slave_schema);
                 db
             })
@@ -175,7 +184,7 @@ impl Setup {
             .chain(slaves.iter().map(|slave| (slave, to_slaves)))
             .map(|(db, distance)| (!distance.is_zero()).then(|| Proxy::start(&db.server, distance)))
             .collect();
-        let trio = Trio { master, slaves, agent: Agent::new(""), agent_name, proxies, setup: self };
+        let trio = Trio { agent: Agent::new(""), master, slaves, agent_name, proxies, setup: self };
         trio.configure();
         trio
     }
