@@ -54,6 +54,9 @@ impl Member {
             position,
             again: None,
         };
+        if resumes {
+            member.finish_copy(context, control)?;
+        }
         member.reporter.state(control, State::CatchingUp)?;
         if resumes {
             member.wait_for_new_tables(context, control)?;

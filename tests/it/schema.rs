@@ -114,6 +114,50 @@ fn a_kill_while_the_schema_is_made_leaves_nothing_half_done() {
     }
 }
 
+/// A slave whose agent died when it had made the tables a and b, and copied one of them.
+fn half_copied() -> Trio {
+    let schema = "create table a (id int primary key, v int); create table b (id int primary key, v int)";
+    let mut trio = Setup::new(schema).slave_schema("").slaves(1).schema().agent_line("copy_jobs = 1").build();
+    trio.master
+        .run("insert into a select i, 0 from generate_series(1, 100) i; insert into b select * from a");
+    trio.agent.start_to_die_at("copy.after_commit:1");
+    assert!(!trio.agent.wait_exit().success());
+    assert_eq!(trio.slaves[0].value("select count(*) from pyreplica_agent.copied_table"), "1");
+    trio
+}
+
+/// Without its primary key a table is looked through for each row that is changed.
+#[test]
+fn a_killed_copy_is_finished_before_changes_come() {
+    let mut trio = half_copied();
+    trio.master.run("update a set v = 1; update b set v = 1");
+    trio.agent.start_to_die_at("schema.before_pending:1");
+    assert!(!trio.agent.wait_exit().success());
+    let slave = &trio.slaves[0];
+    assert_eq!(slave.value("select count(*) from pyreplica_agent.copied_table"), "2");
+    assert_eq!(slave.value("select count(*) from a natural full join b where v = 0"), "100");
+    trio.catch_up_and_compare();
+}
+
+#[test]
+fn a_killed_copy_waits_for_a_statement_that_alters_its_tables() {
+    let mut trio = half_copied();
+    trio.master.run(
+        "select pyreplica.replicate_ddl('alter table a add w int not null default 7; alter table b add w int not null default 7');
+         update a set v = 1; update b set v = 1; create table c (id int primary key); select pyreplica.add_table('c');
+         insert into c values (1)",
+    );
+    trio.agent.start();
+    trio.catch_up_and_compare();
+    assert_eq!(
+        trio.slaves[0]
+            .value("select count(*) from pg_index where indrelid in ('a'::regclass, 'b'::regclass)"),
+        "2"
+    );
+    let log = trio.agent.log();
+    assert!(log.contains("could not go on with the copy"), "{log}");
+}
+
 #[test]
 fn without_pg_dump_check_says_so() {
     let trio = setup();

@@ -7,7 +7,7 @@ use crate::again;
 use crate::check_mapping;
 use crate::control::Control;
 use crate::copy::{CapturedTable, Crew, Manner};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::mapping::Mapping;
 use crate::pipe::Pipe;
@@ -15,6 +15,33 @@ use crate::report::State;
 use crate::schema::{self, Pending};
 
 impl Member {
+    /// A predecessor died while it copied tables that it had made. Without their keys, which are made afterwards, the
+    /// stream would look through such a table for each row that it changes: so first the copy is finished. Where it cannot
+    /// be, since a statement in the stream is to alter a table, the keys are made now.
+    pub fn finish_copy(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        let name = &slave.name;
+        let (client, tables) = self.session.parts()?;
+        if !schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
+            return Ok(());
+        }
+        log::info!("slave \"{name}\": goes on with the copy that was cut off");
+        let mut made = control.captured()?;
+        let mut there = oids(client, name, tables.mapping(), &made)?.into_iter();
+        made.retain(|_| there.next() != Some(None));
+        tables.all_due(&made);
+        match self.copy_new_tables(context, control) {
+            Err(e) if !matches!(e.kind(), Kind::Stopped | Kind::Connection) => {
+                log::warn!(
+                    "slave \"{name}\": could not go on with the copy before what was changed since: {e}"
+                );
+                schema::finish(config, slave, Pending::Rest, stop, cancels)
+            }
+            copied => copied,
+        }
+    }
+
     /// The stream may hold a statement that makes a table which the slave lacks, or that gives one the shape which the
     /// master's has: before new tables are copied, all is applied that is there now.
     pub fn wait_for_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {

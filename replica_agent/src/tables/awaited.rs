@@ -27,7 +27,7 @@ impl Tables {
         std::mem::take(&mut self.absent)
     }
 
-    /// The slave has no position yet: what makes these is not in its stream.
+    /// What makes these is not in the stream: the slave has no position yet, or has got them.
     pub fn all_due(&mut self, captured: &[CapturedTable]) {
         self.due = captured.iter().map(|table| table.trigger_oid).collect();
     }
