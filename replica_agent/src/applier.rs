@@ -97,6 +97,7 @@ pub struct Applier {
     unchecked: HashSet<u32>,
     /// How to look that up.
     same: Option<Statement>,
+    describe: Option<Statement>,
     /// By their names on the master.
     tables: HashMap<Name, Arc<SlaveTable>>,
     /// Relations of the batch at hand that the slave has by another of their names.
@@ -135,6 +136,7 @@ impl Applier {
             checked: HashSet::new(),
             unchecked: HashSet::new(),
             same: None,
+            describe: None,
             tables: HashMap::new(),
             aliases: HashMap::new(),
             chain: Chain::default(),
@@ -192,7 +194,7 @@ impl Applier {
         if self.tables.contains_key(&name) {
             return Ok(true);
         }
-        let found = describe(client, relation, &self.mapping, &name)?;
+        let found = describe(client, &mut self.describe, relation, &self.mapping, &name)?;
         let there = found.is_some();
         if let Some(table) = found {
             self.tables.insert(name, Arc::new(table));
@@ -370,8 +372,9 @@ impl Applier {
     /// old values were compared as the types of that time.
     fn was_altered(&mut self, client: &mut Pipe, relation: &Relation) -> Result<bool> {
         let known = self.table(client, relation)?;
-        let altered =
-            Some(&*known) != describe(client, relation, &self.mapping, &self.name_of(relation))?.as_ref();
+        let name = self.name_of(relation);
+        let found = describe(client, &mut self.describe, relation, &self.mapping, &name)?;
+        let altered = Some(&*known) != found.as_ref();
         if altered {
             self.forget();
         }

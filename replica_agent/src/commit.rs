@@ -203,6 +203,10 @@ impl SlaveSession {
         Ok((&mut self.client, &mut self.tables))
     }
 
+    pub fn is_far(&self) -> bool {
+        self.client.is_far()
+    }
+
     /// Nothing has been done since the last commit.
     pub fn is_idle(&self) -> bool {
         self.phase == Phase::Idle

@@ -126,19 +126,24 @@ pub struct Feed {
     _quit: Sender<()>,
 }
 
+/// For whom a feed reads.
+pub struct Slaves {
+    pub names: Vec<String>,
+    /// Some of them, perhaps.
+    pub far: bool,
+}
+
 impl Feed {
-    /// Starts to read for these slaves.
     pub fn start(
         context: &Context,
-        slaves: &[&str],
+        slaves: Slaves,
         position: Position,
         target: Option<Target>,
     ) -> Result<Feed> {
         let (sender, items) = bounded(WINDOWS_MAX);
         let (quit, quitted) = bounded(0);
         let news = if target.is_none() { context.waker.subscribe() } else { never() };
-        let pulse = context.pulses.watch(&format!("applier of {}", slaves.join(", ")));
-        let slaves: Vec<String> = slaves.iter().map(|&s| s.to_owned()).collect();
+        let pulse = context.pulses.watch(&format!("applier of {}", slaves.names.join(", ")));
         let thread_context = context.clone();
         std::thread::Builder::new()
             .name("reader".to_owned())
@@ -176,7 +181,7 @@ impl Feed {
 
 fn read(
     context: &Context,
-    slaves: &[String],
+    slaves: &Slaves,
     position: Position,
     target: Option<Target>,
     items: &Sender<Result<Item>>,
@@ -187,9 +192,10 @@ fn read(
     let _cancelable = context.cancels.add(&context.config.master.dsn, &client)?;
     let hub = context.hub.as_ref().filter(|_| target.is_none());
     let master = hub.map(|_| together::master_id(&mut client)).transpose()?;
-    let names: Vec<&str> = slaves.iter().map(String::as_str).collect();
+    let names: Vec<&str> = slaves.names.iter().map(String::as_str).collect();
     let log = Log::new(&context.config.master.dsn, &context.cancels);
     let mut reader = Reader::new(client, log, context.config.agent_name(), &names, context.limits())?;
+    reader.for_far_slaves(slaves.far);
     let sequences = context.config.slaves.iter().any(|slave| slave.sequences);
     reader.tell_sequences(sequences)?;
     let mut reading = Reading {

@@ -19,6 +19,9 @@ use crate::wake::{Cancelable, Cancels};
 /// Holds all that a message introduces: 1600 columns with names of at most 126 bytes in UTF-8.
 const INTRODUCTION_BYTES: usize = 256 * 1024;
 
+/// Of a piece, at most: 7900 in docs/log-format.md.
+const PIECE_BYTES: usize = 7900;
+
 /// Pieces in a query.
 const PIECES: i64 = 128;
 
@@ -76,6 +79,11 @@ impl Log {
 }
 
 impl Large {
+    /// It takes no more.
+    pub fn bytes(&self) -> usize {
+        usize::try_from(self.pieces).unwrap_or(usize::MAX).saturating_mul(PIECE_BYTES)
+    }
+
     /// Reads it from its beginning. Between the queries nothing holds back the master's horizon, however long the slave
     /// takes.
     pub fn read<T>(&self, work: impl FnOnce(&mut Pieces) -> Result<T>) -> Result<T> {

@@ -42,6 +42,9 @@ pub type Awaited = (Option<(Row, Duration)>, Vec<Row>);
 /// Answers awaited at a time.
 const AWAITED_MAX: usize = 4000;
 
+/// From so long a round trip on a session is far: what takes one for each row or batch takes too long.
+pub const FAR: Duration = Duration::from_millis(5);
+
 /// How much has been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
@@ -234,6 +237,10 @@ impl Pipe {
     /// How long the server takes at least to answer.
     pub fn round_trip(&self) -> Duration {
         self.line.round_trip
+    }
+
+    pub fn is_far(&self) -> bool {
+        self.round_trip() >= FAR
     }
 
     /// Sends and takes in as much as goes without waiting.

@@ -142,6 +142,8 @@ pub struct Reader {
     slaves: Vec<String>,
     limits: Limits,
     transactions_max: i64,
+    /// Some of them, perhaps.
+    far_slaves: bool,
     sequences: Sequences,
 }
 
@@ -181,6 +183,7 @@ impl Reader {
             slaves: slaves.iter().map(|&s| s.to_owned()).collect(),
             limits,
             transactions_max: 1000,
+            far_slaves: false,
             sequences: Sequences::default(),
         })
     }
@@ -191,6 +194,11 @@ impl Reader {
         self.forget_ahead()?;
         (self.sequences.wanted, self.sequences.all) = (wanted, true);
         Ok(())
+    }
+
+    /// Those who apply what is read are, perhaps, far away.
+    pub fn for_far_slaves(&mut self, far: bool) {
+        self.far_slaves = far;
     }
 
     /// Reads the next batch and moves `position` behind it.

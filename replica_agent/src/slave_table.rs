@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postgres::{GenericClient, Row};
+use postgres::{GenericClient, Row, Statement};
 
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Result};
@@ -101,15 +101,22 @@ impl SlaveTable {
     }
 }
 
-/// The slave's table for that table of the master; `None` when there is none. Errors name the relation.
+/// The slave's table for that table of the master; `None` when there is none. Errors name the relation. `statement` is
+/// kept for the next time, since to prepare it takes several times as long as to run it.
 pub fn describe(
     client: &mut Pipe,
+    statement: &mut Option<Statement>,
     relation: &Relation,
     mapping: &Mapping,
     (schema, name): &Name,
 ) -> Result<Option<SlaveTable>> {
+    let failed = |e| failed_on(relation, e);
+    let prepared = match statement.take() {
+        Some(prepared) => prepared,
+        None => client.prepare(QUERY).map_err(failed)?,
+    };
     let target = mapping.target(schema, name);
-    let rows = client.query(QUERY, &[&target.0, &target.1]).map_err(|e| failed_on(relation, e))?;
+    let rows = client.query(statement.insert(prepared), &[&target.0, &target.1]).map_err(failed)?;
     Ok(of_rows(&rows, mapping, (schema, name)))
 }
 

@@ -1,9 +1,10 @@
 //! A change that is too large for memory: its values go to the slave as they come from the master, piece by piece.
 //!
 //! In: a large message. Out: the change applied; conflicts are found and named as in `exact`.
-//! An insert is a COPY of one row, where COPY takes every column as it travelled. Else, and of an update, large values are
-//! put down in `pyreplica_agent.piece` on the slave, where the statement for the row joins them again; the transaction
-//! leaves that table empty. What goes neither way (a row that the slave keeps in another form, a queued statement) is read
+//! An insert is a COPY of one row, where COPY takes every column as it travelled. Else, and of an update, values beyond
+//! `HELD_BYTES` are put down in `pyreplica_agent.piece` on the slave, where the statement for the row joins them again; the
+//! transaction leaves that table empty. What goes neither way (a row that the slave keeps in another form, a queued
+//! statement) is read
 //! as a whole and applied as any other.
 
 use bytes::Bytes;
@@ -27,8 +28,8 @@ use crate::statement::{build_with, columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
 
-/// Values of an update that are bound to its statement as usual.
-const HELD_BYTES: usize = 1024 * 1024;
+/// Values of a row that are bound to its statement as usual.
+const HELD_BYTES: usize = 2 * 1024 * 1024;
 
 /// Of a piece on the slave, where it has to fit a page.
 const PIECE_BYTES: usize = 7900;
@@ -56,6 +57,8 @@ struct Arrived {
     set: Vec<usize>,
     new: Vec<Held>,
     old: Vec<Held>,
+    /// Something was put down for it, be it of a column that did not change.
+    in_pieces: bool,
 }
 
 impl Applier {
@@ -95,12 +98,12 @@ impl Applier {
                     pieces.pass(length, &mut |_| Ok(()))?;
                     return match of_columns().all(|c| field(c, &table).is_some()) {
                         true => self.copy_large(client, &decoder, pieces, &table, transaction, stop),
-                        false => self.insert_large(client, &decoder, pieces, &table, transaction, stop),
+                        false => self.insert_large(client, &decoder, large, pieces, &table, stop),
                     };
                 }
                 if tag != b'I' && as_it_is {
                     pieces.pass(length, &mut |_| Ok(()))?;
-                    return self.update_large(client, &decoder, tag, pieces, &table, transaction, stop);
+                    return self.update_large(client, &decoder, tag, large, pieces, &table, stop);
                 }
             }
             let chunk = Chunk { transaction: transaction.clone(), payload: pieces.rest()? };
@@ -135,13 +138,13 @@ impl Applier {
         &mut self,
         client: &mut Pipe,
         decoder: &Decoder,
+        large: &Large,
         pieces: &mut Pieces,
         table: &SlaveTable,
-        transaction: &Transaction,
         stop: &Stop,
     ) -> Result<Applied> {
         let relation = decoder.relation(pieces.number(1)?);
-        let row = put_down(client, relation, b'I', pieces, table, stop)?;
+        let row = put_down(client, relation, b'I', large, pieces, table, stop)?;
         pieces.end()?;
         if let Err(e) = row.run(client, relation, table, &[], Operation::Insert) {
             let mut key = vec![None; relation.columns.len()];
@@ -154,11 +157,11 @@ impl Applier {
                 client,
                 decoder,
                 &Change::Insert { relation: 0, row: key },
-                transaction,
+                &large.transaction,
                 e,
             ));
         }
-        empty_pieces(client, relation)?;
+        row.empty_pieces(client, relation)?;
         Ok(Applied::Done)
     }
 
@@ -168,24 +171,25 @@ impl Applier {
         client: &mut Pipe,
         decoder: &Decoder,
         tag: u8,
+        large: &Large,
         pieces: &mut Pieces,
         table: &SlaveTable,
-        transaction: &Transaction,
         stop: &Stop,
     ) -> Result<Applied> {
         let relation = decoder.relation(pieces.number(1)?);
-        let update = put_down(client, relation, tag, pieces, table, stop)?;
+        let update = put_down(client, relation, tag, large, pieces, table, stop)?;
         pieces.end()?;
         let key: Vec<Value> = update.key.iter().map(Option::as_deref).collect();
         if update.set.is_empty() {
+            update.empty_pieces(client, relation)?;
             return Ok(Applied::Done);
         }
-        let updated = self.update_from_pieces(client, relation, table, &update, &key, transaction);
+        let updated = self.update_from_pieces(client, relation, table, &update, &key, &large.transaction);
         if let Err(e) = updated {
             let change = Change::Update { relation: 0, key, changed: Vec::new(), row: None };
-            return Err(self.failed(client, decoder, &change, transaction, e));
+            return Err(self.failed(client, decoder, &change, &large.transaction, e));
         }
-        empty_pieces(client, relation)?;
+        update.empty_pieces(client, relation)?;
         Ok(Applied::Done)
     }
 
@@ -259,6 +263,15 @@ impl Arrived {
         let statement = client.prepare_typed(&sql, &types).map_err(failed)?;
         let rows = client.query(&statement, &as_dyn(&params)).map_err(failed)?;
         Ok(rows.iter().map(|row| (0..row.len()).map(|i| row.get(i)).collect()).collect())
+    }
+
+    fn empty_pieces(&self, client: &mut Pipe, relation: &Relation) -> Result<()> {
+        match self.in_pieces {
+            true => {
+                client.batch_execute("truncate pyreplica_agent.piece").map_err(|e| failed_on(relation, e))
+            }
+            false => Ok(()),
+        }
     }
 }
 
@@ -339,21 +352,21 @@ fn skip(pieces: &mut Pieces) -> Result<()> {
     pieces.pass(length, &mut |_| Ok(()))
 }
 
-fn empty_pieces(client: &mut Pipe, relation: &Relation) -> Result<()> {
-    client.batch_execute("truncate pyreplica_agent.piece").map_err(|e| failed_on(relation, e))
-}
-
 /// Reads an insert or update, with its large values put down on the slave.
 fn put_down(
     client: &mut Pipe,
     relation: &Relation,
     tag: u8,
+    large: &Large,
     pieces: &mut Pieces,
     table: &SlaveTable,
     stop: &Stop,
 ) -> Result<Arrived> {
     let sql = "copy pyreplica_agent.piece (value, n, bytes) from stdin (format binary)";
-    let mut out = Out::begin(client, relation, sql, stop)?;
+    let mut out = match large.bytes() > HELD_BYTES {
+        true => Some(Out::begin(client, relation, sql, stop)?),
+        false => None,
+    };
     let (mut held, mut there) = (0, 0);
     let taken = table.taken(relation, 0..relation.columns.len());
     let mut value = |pieces: &mut Pieces, number: usize| -> Result<Held> {
@@ -363,10 +376,10 @@ fn put_down(
         }
         let Some(length) = pieces.length()? else { return Ok(Held::Here(None)) };
         let form = relation.columns[number].as_ref().and_then(|c| form(c, table));
-        if held + length <= HELD_BYTES || form.is_none() {
+        let Some(out) = out.as_mut().filter(|_| held + length > HELD_BYTES && form.is_some()) else {
             held += length;
             return Ok(Held::Here(Some(pieces.bytes(length)?)));
-        }
+        };
         there += 1;
         let mut n: i32 = 0;
         pieces.pass(length, &mut |bytes| {
@@ -394,11 +407,12 @@ fn put_down(
             row.push(Some(value(pieces, number)?));
         }
     }
-    let mut arrived = Arrived { key, set: Vec::new(), new: Vec::new(), old: Vec::new() };
+    let mut arrived = Arrived { key, set: Vec::new(), new: Vec::new(), old: Vec::new(), in_pieces: false };
     if tag == b'I' {
         let of_taken = row.drain(..).enumerate().filter(|(number, _)| taken.contains(number));
         (arrived.set, arrived.new) = of_taken.filter_map(|(number, value)| Some((number, value?))).unzip();
-        out.end()?;
+        arrived.in_pieces = there > 0;
+        out.map(Out::end).transpose()?;
         return Ok(arrived);
     }
     for _ in 0..pieces.number(count + 1)? {
@@ -414,7 +428,8 @@ fn put_down(
             arrived.old.push(old);
         }
     }
-    out.end()?;
+    arrived.in_pieces = there > 0;
+    out.map(Out::end).transpose()?;
     Ok(arrived)
 }
 

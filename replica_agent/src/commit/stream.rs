@@ -31,7 +31,7 @@ use crate::applier::Applied;
 use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::pipe::Mark;
+use crate::pipe::{Mark, FAR};
 use crate::plan::Window;
 use crate::quote;
 use crate::reader::End;
@@ -44,8 +44,6 @@ const KEPT_BYTES_FAR: std::ops::RangeInclusive<usize> = 8 * 1024 * 1024..=16 * 1
 /// More for each millisecond of a round trip: what a slave takes in meanwhile.
 const KEPT_BYTES_MS: usize = 40 * 1024;
 const KEPT_COUNT: usize = 256;
-/// From so long a round trip on a slave is far.
-const FAR: Duration = Duration::from_millis(5);
 /// Batches that a slave nearby has before it. A batch costs it about the same however many transactions are joined in
 /// it: while it is busy with these, what comes gathers. One farther away has one more for each such part of the way.
 const BATCHES_AHEAD: u128 = 2;

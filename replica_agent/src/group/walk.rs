@@ -9,7 +9,7 @@ use super::crew::{Command, Crew};
 use crate::control::Control;
 use crate::copy::CapturedTable;
 use crate::failpoint;
-use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
+use crate::feed::{Context, Feed, Item, Slaves, CAREFUL_BATCHES};
 use crate::lives::Outcome;
 use crate::position::{Position, Target};
 use crate::report::Reporter;
@@ -35,8 +35,9 @@ pub struct Walk<'a> {
 impl Walk<'_> {
     pub fn on(&mut self, context: &Context, target: Option<&Target>) -> Outcome<Reached> {
         let timer = context.config.agent.timer;
-        let names: Vec<&str> = self.crew.names.iter().map(String::as_str).collect();
-        let feed = Feed::start(context, &names, self.position.clone(), target.cloned())?;
+        // How far they are is known to their own threads only.
+        let slaves = Slaves { names: self.crew.names.clone(), far: true };
+        let feed = Feed::start(context, slaves, self.position.clone(), target.cloned())?;
         let mut looked = Instant::now();
         let mut open = false;
         let mut batches = 0;

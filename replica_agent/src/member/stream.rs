@@ -10,7 +10,7 @@ use crate::applier::Applied;
 use crate::commit::Committed;
 use crate::control::Control;
 use crate::error::Result;
-use crate::feed::{Context, Feed, Item, CAREFUL_BATCHES};
+use crate::feed::{Context, Feed, Item, Slaves, CAREFUL_BATCHES};
 use crate::position::{Position, Target};
 
 /// How long a position waits for something to be committed with.
@@ -42,7 +42,8 @@ impl Member {
         let name = self.session.name.clone();
         let timer = context.config.agent.timer;
         self.catch_up_sequences(control)?;
-        let feed = Feed::start(context, &[&name], self.position.clone(), target.cloned())?;
+        let slaves = Slaves { names: vec![name.clone()], far: self.session.is_far() };
+        let feed = Feed::start(context, slaves, self.position.clone(), target.cloned())?;
         let (mut looked, mut look_after) = (Instant::now(), timer);
         let mut open = false;
         let mut batches = 0;

@@ -36,13 +36,11 @@ pub(super) struct Amounts {
 
 const NEAR: Amounts = Amounts { at_once: 128, few: 16, ahead: 64, batches: (1, 1) };
 const FAR: Amounts = Amounts { at_once: 512, few: 128, ahead: 512, batches: (4, 2) };
-/// From so long a round trip on the master is far.
-const FAR_FROM: Duration = Duration::from_millis(5);
 
 impl Amounts {
     /// What is asked for up to a target is not what is asked for behind it.
     pub fn of(client: &Pipe, target: Option<&Target>) -> Amounts {
-        match client.round_trip() >= FAR_FROM && target.is_none() {
+        match client.is_far() && target.is_none() {
             true => FAR,
             false => NEAR,
         }

@@ -11,8 +11,10 @@ use crate::pipe::Pipe;
 
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
 const PART_BYTES: usize = 1024 * 1024;
-/// A chunk that is larger is not read here, but by those who apply it, piece by piece.
-const LARGE_BYTES: usize = 1024 * 1024;
+/// A chunk that is larger is not read here, but by those who apply it, piece by piece. That takes some round trips, so
+/// where one is far more is held.
+const LARGE_BYTES: usize = 256 * 1024;
+const LARGE_BYTES_FAR: usize = 1024 * 1024;
 
 impl Reader {
     /// Hands on a transaction of many chunks. They do not change any more, so each query may have its own snapshot.
@@ -26,11 +28,15 @@ impl Reader {
         let (mut seq, mut id) = (i64::MIN, i64::MIN);
         let mut found: i64 = 0;
         let mut begun: Option<Beginning> = None;
+        let large_bytes = match self.far_slaves || self.client.is_far() {
+            true => LARGE_BYTES_FAR,
+            false => LARGE_BYTES,
+        };
         let at_once = Amounts::of(&self.client, None).at_once;
         let mut first_rows = self.ahead.chunks_of(transaction.xid, &mut self.client, &self.chunks)?;
         loop {
             if let Some(Beginning { first, pieces, .. }) =
-                begun.take_if(|begun| begun.bytes.len() > LARGE_BYTES)
+                begun.take_if(|begun| begun.bytes.len() > large_bytes)
             {
                 let row = self.client.query_opt(&self.skip, &[&xid, &seq, &id]).map_err(read_failed)?;
                 let Some(row) = row else { break };
