@@ -4,7 +4,7 @@
 # PREFIX      where `make install` puts the agent (default: /usr/local)
 # TEST        run only the server tests whose names contain this
 # SLAVE       with slaves of another major version: 16, 17 or 18; with TEST
-# BENCH       run only this benchmark: capture_overhead, capture_instructions
+# BENCH       run only this benchmark, one of benches/Cargo.toml (CONTRIBUTING.md): capture_overhead, drain, latency ...
 # ONLY        only the parts of it that these words name (an unknown word lists them)
 # ROUNDS      of each benchmark (default 5)
 # RESULTS     not empty: write the results to benches/RESULTS.md
