@@ -4,8 +4,7 @@
 //! An insert is a COPY of one row, where COPY takes every column as it travelled. Else, and of an update, values beyond
 //! `HELD_BYTES` are put down in `pyreplica_agent.piece` on the slave, where the statement for the row joins them again; the
 //! transaction leaves that table empty. What goes neither way (a row that the slave keeps in another form, a queued
-//! statement) is read
-//! as a whole and applied as any other.
+//! statement) is read as a whole and applied as any other.
 
 use bytes::Bytes;
 use postgres::types::Type;
