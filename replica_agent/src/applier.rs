@@ -97,6 +97,7 @@ pub struct Applier {
     unchecked: HashSet<u32>,
     /// How to look that up.
     same: Option<Statement>,
+    /// How to describe a table.
     describe: Option<Statement>,
     /// By their names on the master.
     tables: HashMap<Name, Arc<SlaveTable>>,

@@ -20,8 +20,8 @@ impl Db {
         Self { server, name: name.to_owned(), _temporary: None }
     }
 
-    /// From now on the database is dropped with its last handle: for a server that outlives the test. Without it
-    /// the servers that tests share would grow to 15 GB.
+    /// From now on the database is dropped with its last handle: for a server that outlives the test. Hundreds of
+    /// them would take more disk than a machine of CI has.
     pub fn temporary(mut self) -> Self {
         self._temporary = Some(Arc::new(Temporary { server: self.server.clone(), name: self.name.clone() }));
         self
