@@ -6,6 +6,7 @@
 //! Fair: same tables, transactions, server settings; who goes first changes from round to round; afterwards the
 //! slaves are compared with the master. In native replication's favour: its subscriber commits asynchronously, which is
 //! its default, while ours is a two-phase commit. In ours: the log is written with the transactions, before the time runs.
+//! `PYREPLICA_OTHER_AGENT` names another agent to measure beside.
 
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,7 @@ fn main() {
         "select pyreplica.add_all_tables('public'); create publication bench for tables in schema public",
     );
     let mut consumers = vec![Consumer::ours("ours", &master, SCHEMA, ""), Consumer::native(&master, SCHEMA)];
+    consumers.extend(Consumer::other(&master, SCHEMA, ""));
     let mut masters = vec![master];
     match rivals::has_pglogical() {
         true => consumers.push(rivals::pglogical(&masters[0], SCHEMA)),

@@ -3,6 +3,7 @@
 //! SIGSTOP to the agent, to the subscriber's apply worker, to the daemon of the slave: their sessions stay open, and the backlog waits on the
 //! master.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,24 @@ impl Consumer {
         slave_lines: &str,
         [to_master, to_slave]: Distances,
     ) -> Consumer {
+        Self::of_program(None, name, master, schema, slave_lines, [to_master, to_slave])
+    }
+
+    /// One more whose agent is the program that `PYREPLICA_OTHER_AGENT` names, if it does: to compare two agents.
+    pub fn other(master: &Db, schema: &str, slave_lines: &str) -> Option<Consumer> {
+        let program = PathBuf::from(std::env::var_os("PYREPLICA_OTHER_AGENT")?);
+        let near = Distances::default();
+        Some(Self::of_program(Some(program), "other", master, schema, slave_lines, near))
+    }
+
+    fn of_program(
+        program: Option<PathBuf>,
+        name: &'static str,
+        master: &Db,
+        schema: &str,
+        slave_lines: &str,
+        [to_master, to_slave]: Distances,
+    ) -> Consumer {
         let slave = server_for(name, schema);
         let way =
             |db: &Db, distance: Duration| (!distance.is_zero()).then(|| Proxy::start(&db.server, distance));
@@ -68,6 +87,7 @@ impl Consumer {
             dsn(&ways[0], master),
             dsn(&ways[1], &slave)
         ));
+        program.into_iter().for_each(|program| agent.is_program(program));
         agent.start();
         let mut consumer = Consumer::new(name, slave, Held::Process(agent.pid()));
         (consumer._agent, consumer._ways) = (Some(agent), ways);

@@ -15,6 +15,7 @@ pub struct Agent {
     dir: PathBuf,
     /// What --config names: agent.toml or, with several replications, the directory of their files.
     config: PathBuf,
+    program: PathBuf,
     process: Option<Child>,
 }
 
@@ -52,7 +53,7 @@ impl Agent {
     /// An agent that is not running yet, with this agent.toml.
     pub fn new(config: &str) -> Self {
         let dir = keeper::subdir("agent");
-        let agent = Self { config: dir.join("agent.toml"), dir, process: None };
+        let agent = Self { config: dir.join("agent.toml"), dir, program: binary(), process: None };
         agent.configure(config);
         agent
     }
@@ -60,12 +61,17 @@ impl Agent {
     /// An agent whose configuration is a directory of such files.
     pub fn of_directory(files: &[(&str, &str)]) -> Self {
         let dir = keeper::subdir("agent");
-        let agent = Self { config: dir.join("conf.d"), dir, process: None };
+        let agent = Self { config: dir.join("conf.d"), dir, program: binary(), process: None };
         fs::create_dir(&agent.config).expect("own directory");
         for (name, text) in files {
             agent.write(name, text);
         }
         agent
+    }
+
+    /// From now on it is this program.
+    pub fn is_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Writes a file of the directory.
@@ -125,7 +131,7 @@ impl Agent {
             .stderr(log)
             .process_group(0)
             .spawn()
-            .unwrap_or_else(|e| panic!("could not start {}: {e}", binary().display()));
+            .unwrap_or_else(|e| panic!("could not start {}: {e}", self.program.display()));
         fs::write(self.pid_path(), child.id().to_string()).expect("pid file");
         self.process = Some(child);
     }
@@ -195,7 +201,7 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = bare_command();
+        let mut command = bare_command(&self.program);
         command.arg("--config").arg(self.config_path()).args(arguments);
         command
     }
@@ -221,11 +227,11 @@ impl Drop for Agent {
 
 /// Runs the agent with these arguments only.
 pub fn run_bare(arguments: &[&str]) -> Finished {
-    finish(bare_command().args(arguments))
+    finish(bare_command(&binary()).args(arguments))
 }
 
-fn bare_command() -> Command {
-    let mut command = Command::new(binary());
+fn bare_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("PG")) {
         command.env_remove(key);
     }
@@ -234,10 +240,8 @@ fn bare_command() -> Command {
 }
 
 fn finish(command: &mut Command) -> Finished {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("could not run {}: {e}", binary().display()));
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("could not run {command:?}: {e}"));
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
