@@ -98,9 +98,13 @@ const SCHEMA: &str = "
     insert into account select i, 1, 0, '' from generate_series(1, 250) i;
     create table teller (id int primary key, bid int, balance int, filler char(84));
     insert into teller values (1, 1, 0, '');
+    create table first (id int primary key);
     create table branch (id int primary key, balance int, filler char(88));
     insert into branch values (1, 0, '');
     create table history (id bigserial primary key, tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))";
+
+/// What each run begins with: a session's first change of a captured table costs it more than the others.
+const FIRST: &str = "insert into first values (1)\n";
 
 /// Databases with these names.
 const VARIANTS: [&str; 3] = ["none", "empty", "pyreplica"];
@@ -114,7 +118,7 @@ fn main() {
     let arguments = Arguments::parse(&[&names[..], &["guard", "accept"]].concat());
     let workloads: Vec<&Workload> = WORKLOADS.iter().filter(|w| arguments.wants(w.name, &names)).collect();
     let guarding = arguments.any(&["guard"]);
-    let variants: &[usize] = if guarding { &[1, 2] } else { &[0, 1, 2] };
+    let variants: &[usize] = if guarding { &[0, 2] } else { &[0, 1, 2] };
     let counted = count(&workloads, variants);
     if arguments.any(&["accept"]) {
         accept(&workloads, &counted);
@@ -180,13 +184,13 @@ fn run_counted(server: &Cluster, workload: &Workload, database: &str, count: u32
     let dir = keeper::subdir(&name);
     let data = dir.join("data");
     run(Command::new("cp").arg("-a").arg(server.data()).arg(&data));
-    let input = if workload.each {
+    let input: String = if workload.each {
         (1..=count).map(|i| workload.input.replace("$i", &i.to_string())).collect()
     } else {
         workload.input.replace("$n", &count.to_string())
     };
     let input_path = dir.join("input.sql");
-    fs::write(&input_path, input).expect("input");
+    fs::write(&input_path, FIRST.to_owned() + &input).expect("input");
     let wrapper = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"].map(str::to_owned);
     let output = server
         .single_backend(&wrapper, &data, database)
@@ -206,9 +210,9 @@ fn run_counted(server: &Cluster, workload: &Workload, database: &str, count: u32
         .unwrap_or_else(|| panic!("callgrind has not counted:\n{text}"))
 }
 
-/// What our trigger adds to what an empty one costs.
+/// What capture adds to what the statement costs without it.
 fn added(counted: &[f64; 3]) -> f64 {
-    (counted[2] - counted[1]).round()
+    (counted[2] - counted[0]).round()
 }
 
 fn baseline() -> Map<String, Value> {
@@ -229,10 +233,7 @@ fn accept(workloads: &[&Workload], counted: &[[f64; 3]]) {
 /// Exits with 1 where a figure has grown too much.
 fn guard(workloads: &[&Workload], counted: &[[f64; 3]]) {
     let baseline = baseline();
-    let mut table = Table::new(
-        "Instructions that our trigger adds to an empty one's",
-        &["workload", "before", "now", "ratio"],
-    );
+    let mut table = Table::new("Instructions that capture adds", &["workload", "before", "now", "ratio"]);
     let mut grown = Vec::new();
     for (workload, counted) in workloads.iter().zip(counted) {
         let before = baseline.get(workload.name).and_then(Value::as_f64);
@@ -261,7 +262,7 @@ fn guard(workloads: &[&Workload], counted: &[[f64; 3]]) {
 
 fn section(workloads: &[&Workload], counted: &[[f64; 3]]) -> Section {
     let mut about = vec!["Instructions of a backend, counted by callgrind; \
-                          ratio is that to no trigger, added what ours has more than an empty trigger."
+                          ratio is that to no trigger, added what ours has more."
         .to_owned()];
     about.extend(workloads.iter().map(|w| format!("* {}: {}.", w.name, w.about)));
     let mut table = Table::new(

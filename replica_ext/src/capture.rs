@@ -1,6 +1,6 @@
-//! Capture: from a trigger call to messages in the transaction's buffer; `flush` writes them to the log.
+//! Capture: from the change of a row to messages in the transaction's buffer; `flush` writes them to the log.
 //!
-//! In: calls of the triggers and of the transaction callbacks. Out: chunk rows before the commit, and a
+//! In: changes of rows, calls of the other triggers and of the transaction callbacks. Out: chunk rows before the commit, and a
 //! NOTIFY where somebody sleeps, a latch set where somebody dozes.
 //! Nothing is allocated for an ordinary row: it is taken apart into vectors kept from the row before, and written
 //! to the end of the buffer.
@@ -17,8 +17,9 @@ use crate::captured::Captured;
 use crate::encode;
 use crate::pg::heap::LogTables;
 use crate::pg::relation;
+use crate::pg::row_change::{Event, Moment, RowChange};
 use crate::pg::session::{self, Pinned, Setting};
-use crate::pg::trigger::{Call, Event};
+use crate::pg::trigger::Call;
 use crate::pg::tuple::Row;
 use crate::pg::xact;
 use crate::{error, guc};
@@ -63,9 +64,10 @@ struct OpenTruncate {
     tables: Vec<(Oid, Rc<Captured>)>,
 }
 
-/// Logs the change of a row: what the trigger was called for, or what its table's filter makes of it.
-pub fn log_change(call: &Call, event: Event) {
-    CAPTURE.with(|capture| capture.borrow_mut().log_change(call, event));
+/// Logs the change of a row.
+#[inline]
+pub fn log_change(change: &RowChange) {
+    CAPTURE.with(|capture| capture.borrow_mut().log_change(change));
 }
 
 /// Logs a TRUNCATE.
@@ -122,7 +124,7 @@ pub fn before_subtransaction_commit() {
         if let Ok(mut capture) = capture.try_borrow_mut() {
             if !capture.buffer.is_empty() && capture.buffer.release(session::nest_level(), guc::buffer_size())
             {
-                capture.spill();
+                capture.spill(session::trigger_depth());
             }
         }
     });
@@ -150,28 +152,28 @@ pub fn subtransaction_aborted() {
 }
 
 impl Capture {
-    fn log_change(&mut self, call: &Call, event: Event) {
+    fn log_change(&mut self, made: &RowChange) {
         self.truncate = None;
-        let captured = self.relation(call);
+        let captured = self.relation(made);
         let description = &captured.description;
         if description.key.is_empty() {
             error::no_primary_key(&description.schema, &description.name);
         }
         let Capture { buffer, old_row, new_row, changed, .. } = self;
-        let change = Change { call, captured: &captured, buffer };
-        match event {
+        let change = Change { made, captured: &captured, buffer };
+        match made.event {
             Event::Insert => {
-                let new = call.row_after(description, new_row);
+                let new = made.row_after(description, new_row);
                 change.log(|| None, |open| captured.write_insert(open, &new));
             }
             Event::Delete => {
-                let mut old = call.row_before(description, old_row);
+                let mut old = made.row_before(description, old_row);
                 old.find_key();
                 change.log(|| Some(captured.key_of(&old)), |open| captured.write_delete(open, &old));
             }
             Event::Update => {
-                let mut old = call.row_before(description, old_row);
-                let mut new = call.row_after(description, new_row);
+                let mut old = made.row_before(description, old_row);
+                let mut new = made.row_after(description, new_row);
                 old.changes(&mut new, changed);
                 if changed.is_empty() {
                     return;
@@ -185,14 +187,12 @@ impl Capture {
                     change.log(released, |open| captured.write_update(open, &old, &new, changed));
                 }
             }
-            Event::Truncate => unreachable!("a trigger for TRUNCATE has no row"),
         }
-        self.spill_if_large();
+        self.spill_if_large(made.moment);
     }
 
     fn log_truncate(&mut self, call: &Call) {
-        xact::register();
-        let (oid, added) = (call.relation_oid(), call.captured_table());
+        let (oid, added) = (call.relation_oid(), call.added_table());
         let command = session::command_id();
         let restart = relation::owned_sequences_restarted(oid);
         self.buffer.enter(session::nest_level());
@@ -266,7 +266,6 @@ impl Capture {
 
     fn queue_statement(&mut self, sql: &[u8], role: &[u8], settings: &[Setting]) {
         self.truncate = None;
-        xact::register();
         self.buffer.enter(session::nest_level());
         let place = self.buffer.place_last(session::command_id(), session::trigger_depth());
         loop {
@@ -277,25 +276,24 @@ impl Capture {
                 break;
             }
         }
-        self.spill_if_large();
+        self.spill_if_large(Moment::Later);
     }
 
-    /// What is known of the relation that the trigger fires on.
+    /// What is known of the relation whose row is changed.
     #[inline]
-    fn relation(&mut self, call: &Call) -> Rc<Captured> {
+    fn relation(&mut self, change: &RowChange) -> Rc<Captured> {
         if xact::any_stale() {
             self.drop_stale();
         }
-        let oid = call.relation_oid();
+        let oid = change.relation_oid();
         match &self.last {
             Some((last, captured)) if *last == oid => captured.clone(),
-            _ => self.look_up(oid, call),
+            _ => self.look_up(oid, change),
         }
     }
 
-    fn look_up(&mut self, oid: Oid, call: &Call) -> Rc<Captured> {
-        xact::register();
-        let captured = self.relations.entry(oid.to_u32()).or_insert_with(|| Captured::new(call.describe()));
+    fn look_up(&mut self, oid: Oid, change: &RowChange) -> Rc<Captured> {
+        let captured = self.relations.entry(oid.to_u32()).or_insert_with(|| Captured::new(change.describe()));
         self.last = Some((oid, captured.clone()));
         captured.clone()
     }
@@ -319,24 +317,33 @@ impl Capture {
     }
 
     #[inline(always)]
-    fn spill_if_large(&mut self) {
+    fn spill_if_large(&mut self, moment: Moment) {
         if self.buffer.has_grown() {
-            self.spill_beyond_limit();
+            self.spill_beyond_limit(moment);
         }
     }
 
-    fn spill_beyond_limit(&mut self) {
+    fn spill_beyond_limit(&mut self, moment: Moment) {
         let limit = guc::buffer_size();
         match self.buffer.wants_spill(limit) {
-            true => self.spill(),
+            true => self.spill(depth_of(moment)),
             false => self.buffer.make_room(limit),
         }
     }
 }
 
+/// How deep in triggers a statement is nested whose change is logged: 1 for one of the client.
+fn depth_of(moment: Moment) -> i32 {
+    match moment {
+        // The trigger that logs it is not firing.
+        Moment::AtOnce(_) => session::trigger_depth() + 1,
+        Moment::Later => session::trigger_depth(),
+    }
+}
+
 /// The change of a row, on its way into the buffer.
 struct Change<'a> {
-    call: &'a Call<'a>,
+    made: &'a RowChange<'a>,
     captured: &'a Captured,
     buffer: &'a mut Buffer,
 }
@@ -345,18 +352,24 @@ impl Change<'_> {
     /// `released` gives the key that the change gives up, `write` its message.
     #[inline(always)]
     fn log(self, released: impl FnOnce() -> Option<Key>, write: impl Fn(&mut Open)) {
-        let Change { call, captured, buffer } = self;
+        let Change { made, captured, buffer } = self;
         let pinned = captured.pinned.then(Pinned::set);
         buffer.enter(session::nest_level());
-        let cid = call.command();
-        let superseded_by = call.superseded_by();
-        let place = if superseded_by.is_none() && buffer.continues(cid) {
-            buffer.last_place()
-        } else {
-            let (schema, name) = (&captured.description.schema, &captured.description.name);
-            let spot = Spot { cid, superseded_by, depth: session::trigger_depth() };
-            let key = || KeyChange { schema: schema.clone(), name: name.clone(), released: released() };
-            buffer.place(spot, key).unwrap_or_else(|_| error::spilled_too_early(schema, name))
+        let place = match made.moment {
+            Moment::AtOnce(cid) if buffer.continues(cid) => buffer.last_place(),
+            Moment::AtOnce(cid) => buffer.place_last(cid, depth_of(made.moment)),
+            Moment::Later => {
+                let (cid, superseded_by) = (made.command(), made.superseded_by());
+                if superseded_by.is_none() && buffer.continues(cid) {
+                    buffer.last_place()
+                } else {
+                    let (schema, name) = (&captured.description.schema, &captured.description.name);
+                    let spot = Spot { cid, superseded_by, depth: depth_of(made.moment) };
+                    let key =
+                        || KeyChange { schema: schema.clone(), name: name.clone(), released: released() };
+                    buffer.place(spot, key).unwrap_or_else(|_| error::spilled_too_early(schema, name))
+                }
+            }
         };
         loop {
             let mut open = buffer.open(place);

@@ -15,6 +15,9 @@ static BUFFER_SIZE_KB: GucSetting<i32> = GucSetting::<i32>::new(1024);
 /// Checked by pyreplica.rotate_log. No limit by default: dropping a slave is for the administrator to decide.
 static MAX_LOG_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// So that the two ways can be compared, and one left if need be.
+static LOG_AT_ONCE: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 pub fn register() {
     GucRegistry::define_string_guc(
         c"pyreplica.origin",
@@ -34,6 +37,14 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_bool_guc(
+        c"pyreplica.log_at_once",
+        c"Log the changes of a statement while it runs, not when it ends.",
+        c"Costs less; the log is the same but for the place of what functions change that the statement calls.",
+        &LOG_AT_ONCE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"pyreplica.max_log_size",
         c"Size of the log at which the slave that is farthest behind is given up.",
@@ -44,6 +55,10 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::UNIT_MB,
     );
+}
+
+pub fn log_at_once() -> bool {
+    LOG_AT_ONCE.get()
 }
 
 /// 0 is no limit.

@@ -42,6 +42,7 @@ extension_sql_file!("../../sql/90_grants.sql", name = "grants", requires = ["spr
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::register();
+    pg::register();
 }
 
 /// Required by `cargo pgrx test`.

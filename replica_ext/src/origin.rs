@@ -13,9 +13,15 @@ pub fn of_session() -> Option<Vec<u8>> {
     guc::origin().filter(allowed)
 }
 
-/// Whether a change of this session is logged by a trigger that is, or is not, to fire always.
+/// Whether a change of this session is logged by a trigger that is, or is not, to fire always. Nearly every session writes
+/// in its own name.
+#[inline]
+pub fn is_logged(always: impl FnOnce() -> bool) -> bool {
+    !(session::is_replica() || guc::has_origin()) || is_logged_for_another(always())
+}
+
 #[cold]
-pub fn is_logged(always: bool) -> bool {
+fn is_logged_for_another(always: bool) -> bool {
     match of_session() {
         None => !session::is_replica(),
         Some(origin) => always || !(session::is_replica() || names_a_node(&origin)),

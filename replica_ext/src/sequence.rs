@@ -49,7 +49,6 @@ fn sequence_state(sequence: Oid) -> Option<Vec<i64>> {
 /// start and increment.
 #[pg_extern(sql = false)]
 fn moved_sequences(all: bool) -> Vec<i64> {
-    xact::register();
     READER.with_borrow_mut(|reader| {
         if all {
             reader.told.clear();

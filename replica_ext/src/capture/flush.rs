@@ -16,11 +16,11 @@ use crate::{error, origin};
 const CURRENT_FOR: i64 = 1_000_000;
 
 impl Capture {
-    /// Writes what there is as chunks that are not the transaction's last.
-    pub(super) fn spill(&mut self) {
+    /// Writes what there is as chunks that are not the transaction's last; `depth` is the nesting of triggers.
+    pub(super) fn spill(&mut self, depth: i32) {
         let mut log = self.open_log(true, self.buffer.chunks_to_spill());
         self.truncate = None;
-        let written = self.buffer.spill(session::trigger_depth(), |chunk| {
+        let written = self.buffer.spill(depth, |chunk| {
             log.write(chunk, None);
             Ok::<_, std::convert::Infallible>(())
         });
@@ -39,7 +39,7 @@ impl Capture {
         // longer, so it has several and is found by its xid.
         let prepares = !notify;
         if prepares {
-            self.spill();
+            self.spill(session::trigger_depth());
         }
         let totals = self.buffer.totals_at_end();
         if totals.rows == 0 {

@@ -6,14 +6,17 @@
 //! `raw`, of which several have one guard together.
 
 mod chunk;
+mod executor;
 pub mod expression;
 pub mod filter;
 pub mod heap;
+mod immediate;
 pub mod latch;
 pub mod lock;
 mod raw;
 pub mod relation;
 mod room;
+pub mod row_change;
 pub mod sequence;
 pub mod session;
 pub mod statements;
@@ -21,9 +24,15 @@ pub mod trigger;
 pub mod tuple;
 pub mod types;
 mod version;
-pub mod when;
+mod when;
 mod whole;
 pub mod xact;
+
+/// Has PostgreSQL call this library where transactions end and statements begin, from now on. Once for each backend.
+pub fn register() {
+    xact::register();
+    executor::register();
+}
 
 /// Functions that raise nothing and allocate nothing, called for every row or transaction: pgrx's guard, a sigsetjmp,
 /// would cost more than they do.

@@ -16,6 +16,11 @@ unsafe extern "C-unwind" {
     pub fn index_close(relation: Relation, mode: LOCKMODE);
     pub fn RelationGetIndexList(relation: Relation) -> *mut List;
     pub fn list_free(list: *mut List);
+    pub fn ExecFetchSlotHeapTuple(
+        slot: *mut TupleTableSlot,
+        materialize: bool,
+        is_copy: *mut bool,
+    ) -> HeapTuple;
     pub fn GetCurrentCommandId(used: bool) -> CommandId;
     pub fn GetTopFullTransactionId() -> FullTransactionId;
     pub fn heap_insert(

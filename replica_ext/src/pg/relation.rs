@@ -285,9 +285,10 @@ unsafe fn key_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     }
 }
 
-/// The partitioned table from which a partition has the trigger `function`: the topmost that was added itself.
-pub fn captured_ancestor(relation: Oid, function: Oid) -> Option<Oid> {
-    ancestors(relation).into_iter().rev().find(|&ancestor| has_own_trigger(ancestor, function))
+/// The table that was added: for a partition the topmost ancestor that has the trigger `function` itself.
+pub fn added_table(relation: Oid, function: Oid) -> Oid {
+    let added = ancestors(relation).into_iter().rev().find(|&ancestor| has_own_trigger(ancestor, function));
+    added.unwrap_or(relation)
 }
 
 /// The partitioned tables above a partition, nearest first.
@@ -318,11 +319,22 @@ fn has_own_trigger(relation: Oid, function: Oid) -> bool {
 /// # Safety
 /// `relation` is open for as long as the result is used.
 pub unsafe fn triggers<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigger] {
-    // SAFETY: trigdesc is NULL or has numtriggers triggers.
+    // SAFETY: the caller vouches for the relation.
+    unsafe { triggers_of((*relation).trigdesc) }
+}
+
+/// Those of a description.
+///
+/// # Safety
+/// The description is NULL, or valid as long as the result is used.
+pub unsafe fn triggers_of<'a>(description: *const pg_sys::TriggerDesc) -> &'a [pg_sys::Trigger] {
+    // SAFETY: it has numtriggers triggers.
     unsafe {
-        match (*relation).trigdesc {
-            desc if desc.is_null() => &[],
-            desc => std::slice::from_raw_parts((*desc).triggers, (*desc).numtriggers as usize),
+        match description.as_ref() {
+            None => &[],
+            Some(description) => {
+                std::slice::from_raw_parts(description.triggers, description.numtriggers as usize)
+            }
         }
     }
 }

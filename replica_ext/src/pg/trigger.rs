@@ -2,72 +2,75 @@
 //!
 //! They are plain C functions rather than `#[pg_trigger]`: the latter looks up names and allocates for each row.
 
-use pgrx::pg_sys::{self, Datum, FunctionCallInfo, HeapTuple, Oid};
+use std::marker::PhantomData;
+
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 use pgrx::{pg_guard, PgSqlErrorCode};
 
-use super::relation::{self, Description, Values};
-use super::session;
-use super::tuple::{self, Row};
+use super::relation::{self, Description};
+use super::row_change::{Event, Moment, RowChange};
 use super::version;
 use super::when;
-use crate::{capture, error, guc, origin};
+use crate::{capture, error, origin};
 
 /// A call of a row or statement trigger, valid until it returns.
 pub struct Call<'a> {
     data: &'a pg_sys::TriggerData,
-    /// What has happened to the row, or the table.
-    event: Event,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Event {
-    Insert,
-    Update,
-    Delete,
-    Truncate,
 }
 
 impl Call<'_> {
     /// What is logged of a row trigger's call: an UPDATE may move a row in or out of its table's filter.
     ///
     /// # Safety
-    /// `fcinfo` is that of the call.
+    /// `fcinfo` is that of the call, which is one for a row.
     #[inline]
-    unsafe fn logs(&self, fcinfo: FunctionCallInfo) -> Option<Event> {
-        let event = self.event;
+    unsafe fn row_change(&self, fcinfo: FunctionCallInfo) -> Option<RowChange<'_>> {
+        let (old, new) = (self.data.tg_trigtuple, self.data.tg_newtuple);
+        let none = std::ptr::null_mut();
+        let (mut event, mut before, mut after) = match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => (Event::Insert, none, old),
+            pg_sys::TRIGGER_EVENT_DELETE => (Event::Delete, old, none),
+            _ => (Event::Update, old, new),
+        };
         // SAFETY: the trigger is valid for the duration of the call.
         unsafe {
-            if event != Event::Update || (*self.data.tg_trigger).tgqual.is_null() {
-                return Some(event);
-            }
-            match when::was_and_is_in(self.data, fcinfo) {
-                Some((true, false)) => Some(Event::Delete),
-                Some((false, true)) => Some(Event::Insert),
-                // What a function of the filter says may be another thing now than when the row was changed.
-                Some((false, false)) => None,
-                Some((true, true)) | None => Some(event),
+            if event == Event::Update && !(*self.data.tg_trigger).tgqual.is_null() {
+                match when::was_and_is_in(self.data, fcinfo) {
+                    Some((true, false)) => (event, after) = (Event::Delete, none),
+                    Some((false, true)) => (event, before) = (Event::Insert, none),
+                    // What a function of the filter says may be another thing now than when the row was changed.
+                    Some((false, false)) => return None,
+                    Some((true, true)) | None => {}
+                }
             }
         }
+        Some(RowChange {
+            relation: self.data.tg_relation,
+            function: self.function(),
+            event,
+            moment: Moment::Later,
+            before,
+            after,
+            made_in: PhantomData,
+        })
     }
 
-    #[inline]
     pub fn relation_oid(&self) -> Oid {
         // SAFETY: the relation is open for the duration of the call (trigger protocol).
         unsafe { (*self.data.tg_relation).rd_id }
     }
 
-    /// Nearly every session writes in its own name.
     #[inline]
     fn is_logged(&self) -> bool {
         // SAFETY: the trigger is valid for the duration of the call.
         let always = || unsafe { (*self.data.tg_trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8 };
-        !(session::is_replica() || guc::has_origin()) || origin::is_logged(always())
+        origin::is_logged(always)
     }
 
-    /// The table as the log names it: a partition under the name of the table that was added.
+    /// The table under the name of the one that was added.
     pub fn describe(&self) -> Description {
         // SAFETY: the relation is open for the duration of the call.
-        unsafe { relation::describe(self.data.tg_relation, self.captured_table(), self.function()) }
+        unsafe { relation::describe(self.data.tg_relation, self.added_table(), self.function()) }
     }
 
     /// The table under its own name.
@@ -76,64 +79,15 @@ impl Call<'_> {
         unsafe { relation::describe(self.data.tg_relation, self.relation_oid(), self.function()) }
     }
 
-    /// The table that was added: for a partition the topmost ancestor that has the trigger itself.
-    pub fn captured_table(&self) -> Oid {
-        relation::captured_ancestor(self.relation_oid(), self.function()).unwrap_or(self.relation_oid())
+    /// The table that was added: a partitioned one, perhaps, that this is a part of.
+    pub fn added_table(&self) -> Oid {
+        relation::added_table(self.relation_oid(), self.function())
     }
 
     /// The function of the trigger.
     fn function(&self) -> Oid {
         // SAFETY: the trigger is valid for the duration of the call.
         unsafe { (*self.data.tg_trigger).tgfoid }
-    }
-
-    fn old_tuple(&self) -> HeapTuple {
-        self.data.tg_trigtuple
-    }
-
-    fn new_tuple(&self) -> HeapTuple {
-        if self.event == Event::Update {
-            self.data.tg_newtuple
-        } else {
-            self.data.tg_trigtuple
-        }
-    }
-
-    /// The row before an UPDATE or DELETE, to be taken apart in `row`.
-    #[inline(always)]
-    pub fn row_before<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
-        // SAFETY: a row trigger has the tuple, of the relation, until it returns.
-        unsafe { description.values(self.data.tg_relation, self.old_tuple(), row) }
-    }
-
-    /// The row after an INSERT or UPDATE.
-    #[inline(always)]
-    pub fn row_after<'b>(&'b self, description: &'b Description, row: &'b mut Row) -> Values<'b> {
-        // SAFETY: as above.
-        unsafe { description.values(self.data.tg_relation, self.new_tuple(), row) }
-    }
-
-    /// The command that made the change.
-    #[inline]
-    pub fn command(&self) -> u32 {
-        // SAFETY: the new version was written, or the old one deleted, by the current transaction: this is
-        // what the trigger fires for. The tuples are copies with their headers.
-        unsafe {
-            match self.event {
-                Event::Delete => tuple::ended_by(self.old_tuple()).unwrap_or_else(super::session::command_id),
-                _ => tuple::written_by(self.new_tuple()),
-            }
-        }
-    }
-
-    /// The command that has since changed again what this change wrote.
-    #[inline]
-    pub fn superseded_by(&self) -> Option<u32> {
-        match self.event {
-            // SAFETY: as for `command`.
-            Event::Insert | Event::Update => unsafe { tuple::ended_by(self.new_tuple()) },
-            _ => None,
-        }
     }
 
     /// A text column of the new row of an INSTEAD OF trigger on a view; None is NULL.
@@ -182,15 +136,24 @@ unsafe fn call<'a>(fcinfo: FunctionCallInfo, wanted: u32, what: &'static str) ->
                 "Attach it with pyreplica.add_table.",
             );
         }
-        let event = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
-            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
-            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
-            _ => Event::Truncate,
-        };
-        Call { data, event }
+        Call { data }
     }
 }
+
+/// Whether a trigger of an open relation calls `pyreplica_log_change` for a row that was changed.
+pub fn is_ours(trigger: &pg_sys::Trigger) -> bool {
+    let kind = u32::from(trigger.tgtype as u16);
+    let timing = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
+    if kind & pg_sys::TRIGGER_TYPE_ROW == 0 || kind & timing != 0 || trigger.tgdeferrable {
+        return false;
+    }
+    let mut function = pg_sys::FmgrInfo::default();
+    // SAFETY: the function of a trigger exists.
+    unsafe { pg_sys::fmgr_info(trigger.tgfoid, &mut function) };
+    function.fn_addr.is_some_and(|called| std::ptr::fn_addr_eq(called, pyreplica_log_change as Function))
+}
+
+type Function = unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum;
 
 macro_rules! finfo {
     ($name:ident) => {
@@ -215,8 +178,8 @@ pub unsafe extern "C-unwind" fn pyreplica_log_change(fcinfo: FunctionCallInfo) -
     let call = unsafe { call(fcinfo, pg_sys::TRIGGER_EVENT_ROW, "pyreplica.log_change()") };
     if call.is_logged() {
         // SAFETY: as above. What a filter calls may change captured rows: so it is asked before capture begins.
-        if let Some(event) = unsafe { call.logs(fcinfo) } {
-            capture::log_change(&call, event);
+        if let Some(change) = unsafe { call.row_change(fcinfo) } {
+            capture::log_change(&change);
         }
     }
     Datum::null()

@@ -1,39 +1,26 @@
-//! Conditions of our triggers, kept from one statement to the next.
+//! WHEN clauses of our triggers, compiled.
 //!
-//! In: the start of each statement that writes to a table with a row filter, and the call of its trigger for UPDATE.
-//! Out: compiled WHEN clauses for the executor, and on which side of the filter a row was and is.
+//! In: a trigger of a table with a row filter, and calls of the one for UPDATE. Out: its condition for the executor, and on
+//! which side of the filter a row was and is.
 //! PostgreSQL reads a WHEN clause from its stored text in every statement, which takes a third of an INSERT of one row
-//! and half an UPDATE, for each trigger. A condition is kept only if it calls nothing but functions in C, of which none is
-//! volatile: then it cannot come to itself again while it is evaluated. (What a simple function in SQL says is then part of
-//! it.) And only if no step of it remembers anything of the statement that came to it first, as one with the whole row does. It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user may call.
-//! All others are read by PostgreSQL as if this file were not there.
+//! and half an UPDATE, for each trigger. A condition is kept beyond its statement only if it calls nothing but functions in
+//! C, of which none is volatile: then it cannot come to itself again while it is evaluated. (What a simple function in SQL
+//! says is then part of it.) And only if no step of it remembers anything of the statement that came to it first, as one with
+//! the whole row does. It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user
+//! may call.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ffi::{c_int, c_void, CStr};
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use pgrx::pg_sys::{
-    self, Datum, ExprContext, ExprState, FunctionCallInfo, MemoryContext, Node, Oid, QueryDesc,
-    ResultRelInfo, Trigger, TriggerData,
-};
+use pgrx::pg_sys::{self, ExprContext, ExprState, FunctionCallInfo, Node, Oid, Trigger, TriggerData};
 
-use super::{relation, unguarded, xact};
+use super::{executor, relation};
 
-/// The conditions of a table's triggers.
-struct Table {
-    context: MemoryContext,
-    user: Oid,
-    conditions: Vec<Condition>,
-}
-
+/// A condition that is kept.
 #[derive(Clone, Copy)]
-struct Condition {
-    /// Where the trigger stands among those of the table.
-    index: usize,
-    trigger: Oid,
+pub struct Filter {
     whole: *mut ExprState,
     /// Of the trigger for UPDATE of a table with a filter over rows.
     sides: Option<Sides>,
@@ -41,7 +28,7 @@ struct Condition {
 
 /// The filter over the row before an UPDATE, and over the row after it.
 #[derive(Clone, Copy)]
-struct Sides {
+pub struct Sides {
     before: *mut ExprState,
     after: *mut ExprState,
     context: *mut ExprContext,
@@ -51,180 +38,80 @@ struct Sides {
 const INTERNAL: Oid = Oid::from_u32(12);
 const C: Oid = Oid::from_u32(13);
 
-thread_local! {
-    /// By oid. Ordered: to find one of a few takes a fraction of what hashing takes.
-    static KEPT: RefCell<BTreeMap<u32, Table>> = const { RefCell::new(BTreeMap::new()) };
-    /// What statements that still run may refer to.
-    static RETIRED: RefCell<Vec<MemoryContext>> = const { RefCell::new(Vec::new()) };
-    static IS_HOOKED: Cell<bool> = const { Cell::new(false) };
-    static PREVIOUS: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
-}
-
 /// PostgreSQL's functions, called where nothing has to be dropped when they raise an ERROR.
 mod raw {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::c_void;
 
-    use pgrx::pg_sys::{Node, QueryDesc};
+    use pgrx::pg_sys::Node;
 
     pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
 
     unsafe extern "C-unwind" {
-        pub fn standard_ExecutorStart(query: *mut QueryDesc, flags: c_int);
         /// nodes/nodeFuncs.h
         #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
         pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
     }
 }
 
-#[no_mangle]
-pub extern "C" fn pg_finfo_pyreplica_ready() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
-
-/// `pyreplica.ready()`, which stands in each condition and is true. It loads this library: without it a session that
-/// writes nothing but rows that do not pass would never do so. PostgreSQL evaluates it once in a statement, since it is
-/// declared immutable.
-///
-/// # Safety
-/// Called by PostgreSQL.
-#[no_mangle]
-pub unsafe extern "C-unwind" fn pyreplica_ready(_fcinfo: FunctionCallInfo) -> Datum {
-    if !IS_HOOKED.replace(true) {
-        // SAFETY: a backend is one thread; the library is never unloaded.
+impl Filter {
+    /// The condition of a trigger, compiled in the current memory context; `None` if it cannot be kept.
+    ///
+    /// # Safety
+    /// The trigger has a condition, and is one of `all` those of an open relation.
+    pub unsafe fn of(trigger: &Trigger, all: &[Trigger]) -> Option<Filter> {
+        // SAFETY: PostgreSQL made the text of a tree.
         unsafe {
-            pg_sys::panic::pgrx_extern_c_guard(|| {
-                xact::register();
-                let functions = pg_sys::SysCacheIdentifier::PROCOID as c_int;
-                pg_sys::CacheRegisterSyscacheCallback(functions, Some(at_change_of_function), Datum::null());
-            });
-            PREVIOUS.set(pg_sys::ExecutorStart_hook);
-            pg_sys::ExecutorStart_hook = Some(at_executor_start);
-        }
-    }
-    Datum::from(true)
-}
-
-/// Which conditions call a function is not known.
-unsafe extern "C-unwind" fn at_change_of_function(_arg: Datum, _cache: c_int, _hash: u32) {
-    forget(pg_sys::InvalidOid);
-}
-
-/// Gives the executor the conditions that are kept of the tables it is about to write to.
-///
-/// # Safety
-/// Called by PostgreSQL. Errors jump over this frame, which owns nothing.
-unsafe extern "C-unwind" fn at_executor_start(query: *mut QueryDesc, flags: c_int) {
-    // SAFETY: after its start the estate has the list of the tables to be written to.
-    unsafe {
-        match PREVIOUS.get() {
-            Some(previous) => previous(query, flags),
-            None => raw::standard_ExecutorStart(query, flags),
-        }
-        let tables = (*(*query).estate).es_opened_result_relations;
-        if tables.is_null() {
-            return;
-        }
-        for cell in std::slice::from_raw_parts((*tables).elements, (*tables).length as usize) {
-            let table = &*cell.ptr_value.cast::<ResultRelInfo>();
-            if !provide(table) && triggers(table).iter().any(|trigger| is_ours(trigger)) {
-                pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
-                provide(table);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `table` is open for as long as the result is used.
-unsafe fn triggers(table: &ResultRelInfo) -> &[Trigger] {
-    // SAFETY: the description is NULL or has numtriggers triggers.
-    unsafe {
-        match table.ri_TrigDesc.as_ref() {
-            None => &[],
-            Some(description) => {
-                std::slice::from_raw_parts(description.triggers, description.numtriggers as usize)
-            }
-        }
-    }
-}
-
-/// Whether it has a condition to be kept. To be wrong would do no harm: what is kept means what the text does.
-unsafe fn is_ours(trigger: &Trigger) -> bool {
-    // SAFETY: names are C strings.
-    unsafe {
-        !trigger.tgqual.is_null()
-            && trigger.tgenabled != pg_sys::TRIGGER_DISABLED as i8
-            && CStr::from_ptr(trigger.tgname)
-                .to_bytes()
-                .get(1..)
-                .is_some_and(|n| n.starts_with(b"pyreplica_"))
-    }
-}
-
-/// Puts what is kept of the table where the executor would put what it reads. False if nothing is known of it.
-///
-/// # Safety
-/// `table` was made by the executor.
-unsafe fn provide(table: &ResultRelInfo) -> bool {
-    KEPT.with(|kept| {
-        let kept = kept.borrow();
-        // SAFETY: an open relation; the executor has a place for the condition of each trigger.
-        unsafe {
-            let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id.to_u32()) else { return false };
-            let triggers = triggers(table);
-            let conditions = if known.user == unguarded::GetUserId() { &known.conditions[..] } else { &[] };
-            for condition in conditions {
-                if triggers.get(condition.index).is_some_and(|t| t.tgoid == condition.trigger) {
-                    *table.ri_TrigWhenExprs.add(condition.index) = condition.whole;
-                }
-            }
-        }
-        true
-    })
-}
-
-/// Compiles the conditions of a table's triggers, those that can be kept.
-///
-/// # Safety
-/// `table` was made by the executor.
-unsafe fn keep(table: &ResultRelInfo) {
-    // SAFETY: an open relation, whose triggers have texts that PostgreSQL made of trees; everything is allocated in the
-    // context of the table.
-    unsafe {
-        let context = pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CacheMemoryContext,
-            c"pyreplica conditions".as_ptr(),
-            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        );
-        RETIRED.with_borrow_mut(|retired| retired.push(context));
-        let before = pg_sys::MemoryContextSwitchTo(context);
-        let mut conditions = Vec::new();
-        let all = triggers(table);
-        for (index, trigger) in all.iter().enumerate().filter(|(_, t)| is_ours(t)) {
             let terms: *mut pg_sys::Expr = pg_sys::make_ands_implicit(tree(trigger).cast()).cast();
             let terms: *mut Node = pg_sys::expression_planner(terms).cast();
             if pg_sys::contain_volatile_functions(terms) || cannot_be_kept(terms, ptr::null_mut()) {
-                continue;
+                return None;
             }
             let whole = pg_sys::ExecInitQual(terms.cast(), ptr::null_mut());
-            conditions.push(Condition {
-                index,
-                trigger: trigger.tgoid,
-                whole,
-                sides: Sides::of(trigger, all),
-            });
+            Some(Filter { whole, sides: Sides::of(trigger, all) })
         }
-        pg_sys::MemoryContextSwitchTo(before);
-        // From here on nothing fails, so the context belongs to the table.
-        RETIRED.with_borrow_mut(|retired| retired.retain(|&c| c != context));
-        let oid = (*table.ri_RelationDesc).rd_id.to_u32();
-        KEPT.with_borrow_mut(|kept| {
-            kept.insert(oid, Table { context, user: pg_sys::GetUserId(), conditions })
-        });
     }
+
+    /// NULL where it is always true.
+    pub fn compiled(self) -> *mut ExprState {
+        self.whole
+    }
+
+    pub fn sides(self) -> Option<Sides> {
+        self.sides
+    }
+
+    /// Whether it is true of the rows in the context.
+    ///
+    /// # Safety
+    /// The executor evaluates a condition of the trigger in this context. Errors jump over the caller.
+    pub unsafe fn passes(self, context: *mut ExprContext) -> bool {
+        // SAFETY: as the caller vouches.
+        unsafe { self.whole.is_null() || is_true(self.whole, context) }
+    }
+
+    /// Whether the row before an UPDATE was in a filter over rows, and the one after it is.
+    ///
+    /// # Safety
+    /// As for `passes`.
+    pub unsafe fn was_and_is_in(self, context: *mut ExprContext) -> Option<(bool, bool)> {
+        let Sides { before, after, .. } = self.sides?;
+        // SAFETY: as the caller vouches.
+        unsafe { Some((is_true(before, context), is_true(after, context))) }
+    }
+}
+
+/// Evaluates a condition. Errors jump over this frame, which owns nothing.
+///
+/// # Safety
+/// The context has the rows that the condition is about, and its memory for a row is the current one.
+unsafe fn is_true(state: *mut ExprState, context: *mut ExprContext) -> bool {
+    let mut is_null = false;
+    // SAFETY: the caller vouches for the context.
+    let value = unsafe {
+        let evaluate = (*state).evalfunc.expect("a compiled expression can be evaluated");
+        evaluate(state, context, &mut is_null)
+    };
+    !is_null && value.value() != 0
 }
 
 /// The condition as PostgreSQL prepares it: OLD is the inner row, NEW the outer one.
@@ -296,28 +183,6 @@ unsafe fn is_of_no_statement(node: *mut Node) -> bool {
     }
 }
 
-/// The table has changed (InvalidOid: any may have); what is kept of it is not used again. Raises nothing.
-pub fn forget(relation: Oid) {
-    // Nobody holds them while PostgreSQL runs.
-    KEPT.with_borrow_mut(|kept| {
-        RETIRED.with_borrow_mut(|retired| {
-            if relation == pg_sys::InvalidOid {
-                retired.extend(std::mem::take(kept).into_values().map(|table| table.context));
-            } else {
-                retired.extend(kept.remove(&relation.to_u32()).map(|table| table.context));
-            }
-        })
-    });
-}
-
-/// The transaction has ended, and with it all statements. Raises nothing.
-pub fn end_of_transaction() {
-    // SAFETY: made by `keep`, and known to nobody any more.
-    RETIRED.with_borrow_mut(|retired| unsafe {
-        retired.drain(..).for_each(|context| pg_sys::MemoryContextDelete(context))
-    });
-}
-
 impl Sides {
     /// The filter over either row in the condition of the trigger for UPDATE, compiled in the current memory context;
     /// None for other triggers, and with a filter over changes (sql/40_capture.sql).
@@ -352,11 +217,7 @@ impl Sides {
         // SAFETY: the trigger is valid during the call; flinfo belongs to one statement, and its extra to us.
         unsafe {
             let trigger = &*data.tg_trigger;
-            let kept = KEPT.with(|kept| {
-                let kept = kept.try_borrow().ok()?;
-                let conditions = &kept.get(&(*data.tg_relation).rd_id.to_u32())?.conditions;
-                conditions.iter().find(|c| c.trigger == trigger.tgoid)?.sides
-            });
+            let kept = executor::sides_of((*data.tg_relation).rd_id, trigger.tgoid);
             let function = &mut *(*fcinfo).flinfo;
             if kept.is_none() && function.fn_extra.is_null() {
                 let before = pg_sys::MemoryContextSwitchTo(function.fn_mcxt);
@@ -402,12 +263,7 @@ pub unsafe fn was_and_is_in(data: &TriggerData, fcinfo: FunctionCallInfo) -> Opt
             (*context).ecxt_outertuple = data.tg_newslot;
             let current = pg_sys::CurrentMemoryContext;
             pg_sys::CurrentMemoryContext = (*context).ecxt_per_tuple_memory;
-            let values = [before, after].map(|state| {
-                let mut is_null = false;
-                let evaluate = (*state).evalfunc.expect("a compiled expression can be evaluated");
-                let value = evaluate(state, context, &mut is_null);
-                !is_null && value.value() != 0
-            });
+            let values = [before, after].map(|state| is_true(state, context));
             pg_sys::CurrentMemoryContext = current;
             values
         });

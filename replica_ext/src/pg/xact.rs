@@ -3,13 +3,13 @@
 //! An error may be raised before the commit, where it aborts the transaction; never in a commit or abort
 //! callback, which take the server down: those only drop memory.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Oid};
 
-use super::when;
+use super::executor;
 use crate::capture;
 
 /// Whether `STALE` holds anything: looked at for every row. A backend is one thread.
@@ -19,7 +19,6 @@ static ANY_STALE: AtomicBool = AtomicBool::new(false);
 static CHANGED: AtomicBool = AtomicBool::new(true);
 
 thread_local! {
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
     /// Relations whose cached description is stale; InvalidOid stands for all.
     static STALE: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
 }
@@ -27,12 +26,8 @@ thread_local! {
 /// How many stale relations are remembered one by one.
 const STALE_MAX: usize = 256;
 
-/// Registers the callbacks, once for each backend.
-#[inline]
-pub fn register() {
-    if REGISTERED.replace(true) {
-        return;
-    }
+/// Registers the callbacks.
+pub(super) fn register() {
     // SAFETY: the functions live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
@@ -75,11 +70,11 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _arg:
         XACT_EVENT_COMMIT => {
             capture::committed();
             capture::forget();
-            when::end_of_transaction();
+            executor::end_of_transaction();
         }
         XACT_EVENT_PREPARE | XACT_EVENT_ABORT => {
             capture::forget();
-            when::end_of_transaction();
+            executor::end_of_transaction();
         }
         _ => {}
     }
@@ -113,7 +108,7 @@ unsafe extern "C-unwind" fn at_invalidation(_arg: pg_sys::Datum, relation: Oid) 
     });
     ANY_STALE.store(true, Ordering::Relaxed);
     CHANGED.store(true, Ordering::Relaxed);
-    when::forget(relation);
+    executor::forget(relation);
 }
 
 /// Names of roles and schemas are cached as well; they change seldom. That of a schema is part of what is known of its

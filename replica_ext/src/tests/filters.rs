@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::log_of;
+use super::{both_ways, log_of};
 
 /// A table of which a part is captured.
 fn captured(columns: &str, arguments: &str) {
@@ -22,65 +22,72 @@ pub mod tests {
 
     #[pg_test]
     fn only_the_columns_are_sent() {
-        captured(
-            "gone int, secret text default 's', id int primary key, v text, n int",
-            "columns => '{v,id}'",
-        );
-        let log = log_of(
+        both_ways(|| {
+            captured(
+                "gone int, secret text default 's', id int primary key, v text, n int",
+                "columns => '{v,id}'",
+            );
+            let log = log_of(
             "alter table t drop gone; insert into t (id, v) values (1, 'a'); update t set secret = 'x', n = 2;
              update t set v = 'b', n = 3; update t set id = 2; delete from t",
         );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, v) VALUES (1, 'a')",
-                "UPDATE public.t SET v = 'b' WHERE id = 1",
-                "UPDATE public.t SET id = 2 WHERE id = 1",
-                "DELETE FROM public.t WHERE id = 2",
-            ]
-        );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, v) VALUES (1, 'a')",
+                    "UPDATE public.t SET v = 'b' WHERE id = 1",
+                    "UPDATE public.t SET id = 2 WHERE id = 1",
+                    "DELETE FROM public.t WHERE id = 2",
+                ]
+            );
+        });
     }
 
     #[pg_test]
     fn a_column_that_a_trigger_changes_is_sent() {
-        captured("id int primary key, v text, n int", "columns => '{id,v}'");
-        let log = log_of(
+        both_ways(|| {
+            captured("id int primary key, v text, n int", "columns => '{id,v}'");
+            let log = log_of(
             "create function copy_n() returns trigger language plpgsql as $$ begin new.v := 'n' || new.n; return new; end $$;
              create trigger b before update on t for each row execute function copy_n();
              insert into t values (1, 'a', 1); update t set n = 2",
         );
-        assert_eq!(log[1], "UPDATE public.t SET v = 'n2' WHERE id = 1");
+            assert_eq!(log[1], "UPDATE public.t SET v = 'n2' WHERE id = 1");
+        });
     }
 
     #[pg_test]
     fn rows_move_in_and_out_of_the_filter() {
-        captured(REGIONS, "row_filter => 'region = ''EU'''");
-        let log = log_of(
-            "insert into t values (1, 'EU', 0), (2, 'US', 0), (3, null, 0);
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'region = ''EU'''");
+            let log = log_of(
+                "insert into t values (1, 'EU', 0), (2, 'US', 0), (3, null, 0);
              update t set n = 1;
              update t set region = 'EU' where id = 2;
              update t set region = null, id = 11 where id = 1;
              update t set id = 22, region = 'EU' where id = 2;
              delete from t",
-        );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 0)",
-                "UPDATE public.t SET n = 1 WHERE id = 1",
-                "INSERT INTO public.t (id, region, n) VALUES (2, 'EU', 1)",
-                "DELETE FROM public.t WHERE id = 1",
-                "UPDATE public.t SET id = 22 WHERE id = 2",
-                "DELETE FROM public.t WHERE id = 22",
-            ]
-        );
+            );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 0)",
+                    "UPDATE public.t SET n = 1 WHERE id = 1",
+                    "INSERT INTO public.t (id, region, n) VALUES (2, 'EU', 1)",
+                    "DELETE FROM public.t WHERE id = 1",
+                    "UPDATE public.t SET id = 22 WHERE id = 2",
+                    "DELETE FROM public.t WHERE id = 22",
+                ]
+            );
+        });
     }
 
     /// Conditions are kept from one statement to the next.
     #[pg_test]
     fn conditions_that_are_kept_follow_the_table() {
-        captured(REGIONS, "row_filter => 'region = ''EU'' and n > 0'");
-        let log = log_of(
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'region = ''EU'' and n > 0'");
+            let log = log_of(
             "insert into t values (1, 'EU', 1); insert into t values (2, 'EU', 0);
              update t set n = n + 1; update t set n = n - 1; update t set n = n - 1;
              alter table t rename n to m; alter table t add more int default 7;
@@ -88,35 +95,38 @@ pub mod tests {
              select pyreplica.remove_table('t'), pyreplica.add_table('t', row_filter => 'region = ''US''');
              insert into t values (4, 'US', 0); insert into t values (5, 'EU', 1); update t set region = 'US' where id = 3",
         );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 1)",
-                "UPDATE public.t SET n = 2 WHERE id = 1",
-                "INSERT INTO public.t (id, region, n) VALUES (2, 'EU', 1)",
-                "UPDATE public.t SET n = 1 WHERE id = 1",
-                "DELETE FROM public.t WHERE id = 2",
-                "DELETE FROM public.t WHERE id = 1",
-                "INSERT INTO public.t (id, region, m, more) VALUES (3, 'EU', 1, 7)",
-                "INSERT INTO public.t (id, region, m, more) VALUES (2, 'EU', 5, 7)",
-                "INSERT INTO public.t (id, region, m, more) VALUES (4, 'US', 0, 7)",
-                "INSERT INTO public.t (id, region, m, more) VALUES (3, 'US', 1, 7)",
-            ]
-        );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 1)",
+                    "UPDATE public.t SET n = 2 WHERE id = 1",
+                    "INSERT INTO public.t (id, region, n) VALUES (2, 'EU', 1)",
+                    "UPDATE public.t SET n = 1 WHERE id = 1",
+                    "DELETE FROM public.t WHERE id = 2",
+                    "DELETE FROM public.t WHERE id = 1",
+                    "INSERT INTO public.t (id, region, m, more) VALUES (3, 'EU', 1, 7)",
+                    "INSERT INTO public.t (id, region, m, more) VALUES (2, 'EU', 5, 7)",
+                    "INSERT INTO public.t (id, region, m, more) VALUES (4, 'US', 0, 7)",
+                    "INSERT INTO public.t (id, region, m, more) VALUES (3, 'US', 1, 7)",
+                ]
+            );
+        });
     }
 
     /// PostgreSQL keeps what it knows of a whole row in the memory of a statement.
     #[pg_test]
     fn a_condition_on_the_whole_row_lives_as_long_as_its_statement() {
-        captured(REGIONS, "row_filter => 'new is distinct from old'");
-        let log = log_of(
-            "insert into t values (1, 'EU', 0);
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'new is distinct from old'");
+            let log = log_of(
+                "insert into t values (1, 'EU', 0);
              do $$ begin for i in 1..20 loop
                  update t set n = i; update t set n = i;
                  perform max(repeat(md5(g::text), 3)) from generate_series(1, 2000) g;
              end loop; end $$",
-        );
-        assert_eq!((log.len(), log[20].as_str()), (21, "UPDATE public.t SET n = 20 WHERE id = 1"));
+            );
+            assert_eq!((log.len(), log[20].as_str()), (21, "UPDATE public.t SET n = 20 WHERE id = 1"));
+        });
     }
 
     #[pg_test]
@@ -179,60 +189,72 @@ pub mod tests {
 
     #[pg_test]
     fn a_filter_may_use_columns_that_are_not_sent_and_any_function() {
-        Spi::run(
+        both_ways(|| {
+            Spi::run(
             "create table vip (name text primary key); insert into vip values ('Eva');
              create function is_vip(text) returns boolean language sql as 'select exists (select from vip where name = $1)'",
         )
         .expect("a function");
-        captured(
-            "id int primary key, name text, v int, twice int generated always as (v * 2) stored",
-            "columns => '{id,v}', row_filter => 'is_vip(name) and twice > 2 and t.v < 100'",
-        );
-        let log = log_of("insert into t values (1, 'Eva', 1), (2, 'Eva', 2), (3, 'Bob', 2), (4, 'Eva', 100)");
-        assert_eq!(log, ["INSERT INTO public.t (id, v) VALUES (2, 2)"]);
+            captured(
+                "id int primary key, name text, v int, twice int generated always as (v * 2) stored",
+                "columns => '{id,v}', row_filter => 'is_vip(name) and twice > 2 and t.v < 100'",
+            );
+            let log =
+                log_of("insert into t values (1, 'Eva', 1), (2, 'Eva', 2), (3, 'Bob', 2), (4, 'Eva', 100)");
+            assert_eq!(log, ["INSERT INTO public.t (id, v) VALUES (2, 2)"]);
+        });
     }
 
     #[pg_test]
     fn old_and_new_are_a_condition_on_the_change() {
-        captured(REGIONS, "row_filter => 'new.n > 10 or old.n is distinct from new.n and old is not null'");
-        let log = log_of(
+        both_ways(|| {
+            captured(
+                REGIONS,
+                "row_filter => 'new.n > 10 or old.n is distinct from new.n and old is not null'",
+            );
+            let log = log_of(
             "insert into t values (1, 'EU', 0), (2, 'US', 20);
              update t set region = 'x' where id = 1; update t set n = 5 where id = 1; delete from t where id = 2",
         );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, region, n) VALUES (2, 'US', 20)",
-                "UPDATE public.t SET n = 5 WHERE id = 1",
-                "DELETE FROM public.t WHERE id = 2",
-            ]
-        );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, region, n) VALUES (2, 'US', 20)",
+                    "UPDATE public.t SET n = 5 WHERE id = 1",
+                    "DELETE FROM public.t WHERE id = 2",
+                ]
+            );
+        });
     }
 
     #[pg_test]
     fn old_is_null_in_an_insert_and_new_in_a_delete() {
-        captured(REGIONS, "row_filter => 'old is null or new is null or new.n > old.n'");
-        let log = log_of(
-            "insert into t values (1, 'EU', 3); update t set n = 2; update t set n = 4; delete from t",
-        );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 3)",
-                "UPDATE public.t SET n = 4 WHERE id = 1",
-                "DELETE FROM public.t WHERE id = 1",
-            ]
-        );
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'old is null or new is null or new.n > old.n'");
+            let log = log_of(
+                "insert into t values (1, 'EU', 3); update t set n = 2; update t set n = 4; delete from t",
+            );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, region, n) VALUES (1, 'EU', 3)",
+                    "UPDATE public.t SET n = 4 WHERE id = 1",
+                    "DELETE FROM public.t WHERE id = 1",
+                ]
+            );
+        });
     }
 
     #[pg_test]
     fn only_the_operations_are_logged() {
-        captured("id int primary key, v int", "operations => '{INSERT,update}'");
-        let log = log_of("insert into t values (1, 1); update t set v = 2; delete from t; truncate t");
-        assert_eq!(
-            log,
-            ["INSERT INTO public.t (id, v) VALUES (1, 1)", "UPDATE public.t SET v = 2 WHERE id = 1"]
-        );
+        both_ways(|| {
+            captured("id int primary key, v int", "operations => '{INSERT,update}'");
+            let log = log_of("insert into t values (1, 1); update t set v = 2; delete from t; truncate t");
+            assert_eq!(
+                log,
+                ["INSERT INTO public.t (id, v) VALUES (1, 1)", "UPDATE public.t SET v = 2 WHERE id = 1"]
+            );
+        });
     }
 
     #[pg_test]
@@ -244,89 +266,99 @@ pub mod tests {
     /// The operations are the writer's: an UPDATE that moves a row out of the filter is one.
     #[pg_test]
     fn a_row_moves_out_without_delete_among_the_operations() {
-        captured(REGIONS, "row_filter => 'n > 0', operations => '{insert,update}'");
-        let log = log_of(
-            "insert into t values (1, '', 1), (2, '', 1); update t set n = 0 where id = 1; delete from t",
-        );
-        assert_eq!(log[2..], ["DELETE FROM public.t WHERE id = 1"]);
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'n > 0', operations => '{insert,update}'");
+            let log = log_of(
+                "insert into t values (1, '', 1), (2, '', 1); update t set n = 0 where id = 1; delete from t",
+            );
+            assert_eq!(log[2..], ["DELETE FROM public.t WHERE id = 1"]);
+        });
     }
 
     #[pg_test]
     fn whole_rows_log_what_an_update_leaves_as_it_is() {
-        captured("id int primary key, v text, n int", "whole_rows => true");
-        let log = log_of("insert into t values (1, 'a', 1); update t set n = 2; update t set n = 2");
-        assert_eq!(log[1..], ["UPDATE public.t SET n = 2 WHERE id = 1"]);
-        let row = "select new::text || old::text from pyreplica.replica_log where op = 'UPDATE'";
-        assert_eq!(value(row), r#"{"n": 2, "v": "a", "id": 1}{"n": 1}"#);
+        both_ways(|| {
+            captured("id int primary key, v text, n int", "whole_rows => true");
+            let log = log_of("insert into t values (1, 'a', 1); update t set n = 2; update t set n = 2");
+            assert_eq!(log[1..], ["UPDATE public.t SET n = 2 WHERE id = 1"]);
+            let row = "select new::text || old::text from pyreplica.replica_log where op = 'UPDATE'";
+            assert_eq!(value(row), r#"{"n": 2, "v": "a", "id": 1}{"n": 1}"#);
+        });
     }
 
     #[pg_test]
     fn the_order_is_that_of_the_changes() {
-        captured(REGIONS, "row_filter => 'n > 0'");
-        let log = log_of(
-            "create function next_row() returns trigger language plpgsql as
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'n > 0'");
+            let log = log_of(
+                "create function next_row() returns trigger language plpgsql as
                  $$ begin update t set n = n - 1 where id = new.id + 1; return null; end $$;
              create trigger z after insert on t for each row execute function next_row();
              insert into t values (1, '', 0), (2, '', 1), (3, '', 2)",
-        );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (id, region, n) VALUES (2, '', 1)",
-                "INSERT INTO public.t (id, region, n) VALUES (3, '', 2)",
-                "DELETE FROM public.t WHERE id = 2",
-                "UPDATE public.t SET n = 1 WHERE id = 3",
-            ]
-        );
+            );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (id, region, n) VALUES (2, '', 1)",
+                    "INSERT INTO public.t (id, region, n) VALUES (3, '', 2)",
+                    "DELETE FROM public.t WHERE id = 2",
+                    "UPDATE public.t SET n = 1 WHERE id = 3",
+                ]
+            );
+        });
     }
 
     #[pg_test]
     fn triggers_of_the_user_fire_after_ours_whatever_their_names() {
-        captured(REGIONS, "row_filter => 'n > 0'");
-        Spi::run(
-            "create function next_row() returns trigger language plpgsql as
+        both_ways(|| {
+            captured(REGIONS, "row_filter => 'n > 0'");
+            Spi::run(
+                "create function next_row() returns trigger language plpgsql as
                  $$ begin update t set n = n + 1 where id = new.id + 1; return null; end $$;
              create trigger \"!pyreplica_a\" after insert on t for each row execute function next_row();
              create trigger \" a\" after insert on t for each row execute function next_row()",
-        )
-        .expect("triggers");
-        let first = "select count(*) from pg_trigger where tgrelid = 't'::regclass and tgname < ' '
+            )
+            .expect("triggers");
+            let first = "select count(*) from pg_trigger where tgrelid = 't'::regclass and tgname < ' '
                         and tgfoid = 'pyreplica.log_change'::regproc";
-        assert_eq!(Spi::get_one::<i64>(first), Ok(Some(3)));
-        let log = log_of("insert into t values (1, '', 1), (2, '', 1)");
-        assert_eq!(log[..2].iter().filter(|l| l.starts_with("INSERT")).count(), 2);
-        assert_eq!(log.len(), 4);
+            assert_eq!(Spi::get_one::<i64>(first), Ok(Some(3)));
+            let log = log_of("insert into t values (1, '', 1), (2, '', 1)");
+            assert_eq!(log[..2].iter().filter(|l| l.starts_with("INSERT")).count(), 2);
+            assert_eq!(log.len(), 4);
+        });
     }
 
     #[pg_test]
     fn partitions_have_the_filter_too_whatever_the_order_of_their_columns() {
-        Spi::run(
-            "create table t (id int primary key, region text, n int) partition by range (id);
+        both_ways(|| {
+            Spi::run(
+                "create table t (id int primary key, region text, n int) partition by range (id);
              create table t1 (n int, region text, id int not null);
              alter table t attach partition t1 for values from (0) to (10);
              select pyreplica.add_table('t', columns => '{id,n}', row_filter => 'region = ''EU''');
              create table t2 (gone int, n int, id int not null, region text);
              alter table t2 drop gone;
              alter table t attach partition t2 for values from (10) to (20)",
-        )
-        .expect("partitions");
-        let log = log_of(
+            )
+            .expect("partitions");
+            let log = log_of(
             "insert into t values (1, 'EU', 7), (11, 'EU', 8), (2, 'US', 9); update t set region = 'x' where id = 11;
              update t set id = 12 where id = 1; update t2 set n = 9 where id = 12; truncate t2; truncate t",
         );
-        assert_eq!(
-            log,
-            [
-                "INSERT INTO public.t (n, id) VALUES (7, 1)",
-                "INSERT INTO public.t (n, id) VALUES (8, 11)",
-                "DELETE FROM public.t WHERE id = 11",
-                "DELETE FROM public.t WHERE id = 1",
-                "INSERT INTO public.t (n, id) VALUES (7, 12)",
-                "UPDATE public.t SET n = 9 WHERE id = 12",
-                "TRUNCATE public.t2",
-                "TRUNCATE public.t",
-            ]
-        );
+            assert_eq!(
+                log,
+                [
+                    "INSERT INTO public.t (n, id) VALUES (7, 1)",
+                    "INSERT INTO public.t (n, id) VALUES (8, 11)",
+                    "DELETE FROM public.t WHERE id = 11",
+                    "DELETE FROM public.t WHERE id = 1",
+                    "INSERT INTO public.t (n, id) VALUES (7, 12)",
+                    "UPDATE public.t SET n = 9 WHERE id = 12",
+                    "TRUNCATE public.t2",
+                    "TRUNCATE public.t",
+                ]
+            );
+        });
     }
 
     #[pg_test]

@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::{captured, log_of};
+use super::{both_ways, captured, log_of};
 
 #[pg_schema]
 pub mod tests {
@@ -22,27 +22,33 @@ pub mod tests {
 
     #[pg_test]
     fn what_was_rolled_back_is_not_logged() {
-        captured("t", "id int primary key, v text");
-        assert_eq!(log_of(WITH_ROLLBACKS).len(), 3000);
+        both_ways(|| {
+            captured("t", "id int primary key, v text");
+            assert_eq!(log_of(WITH_ROLLBACKS).len(), 3000);
+        });
     }
 
     #[pg_test]
     fn spilling_keeps_order_and_rollbacks() {
-        captured("t", "id int primary key, v text");
-        let log = log_of(&format!("set pyreplica.buffer_size = 64; {WITH_ROLLBACKS}"));
-        assert_eq!(log.len(), 3000);
-        assert_eq!(log[2], "INSERT INTO public.t (id, v) VALUES (2, 'kept')");
-        let chunks = "select max(chunks) = count(*) and count(*) filter (where final) = 1 and count(*) > 5
+        both_ways(|| {
+            captured("t", "id int primary key, v text");
+            let log = log_of(&format!("set pyreplica.buffer_size = 64; {WITH_ROLLBACKS}"));
+            assert_eq!(log.len(), 3000);
+            assert_eq!(log[2], "INSERT INTO public.t (id, v) VALUES (2, 'kept')");
+            let chunks =
+                "select max(chunks) = count(*) and count(*) filter (where final) = 1 and count(*) > 5
                         from pyreplica.log";
-        assert_eq!(Spi::get_one::<bool>(chunks), Ok(Some(true)));
+            assert_eq!(Spi::get_one::<bool>(chunks), Ok(Some(true)));
+        });
     }
 
     /// Savepoints of a row each, one after the other, in some that are rolled back and some that are not.
     #[pg_test]
     fn savepoints_that_were_released_spill_together() {
-        captured("t", "id int primary key, v text");
-        let log = log_of(
-            "set pyreplica.buffer_size = 64;
+        both_ways(|| {
+            captured("t", "id int primary key, v text");
+            let log = log_of(
+                "set pyreplica.buffer_size = 64;
              do $$ begin
                 insert into t values (0, 'parent');
                 for i in 1 .. 10 loop
@@ -59,19 +65,21 @@ pub mod tests {
                     end;
                 end loop;
              end $$",
-        );
-        assert_eq!(log.len(), 1 + 5 * 1001);
-        assert_eq!(log[0], "INSERT INTO public.t (id, v) VALUES (0, 'parent')");
-        assert!(log[5005].starts_with("INSERT INTO public.t (id, v) VALUES (10000, "));
-        let spilled = "select count(*) > 1 from (select distinct xmin::text from pyreplica.log_0) writer";
-        assert_eq!(Spi::get_one::<bool>(spilled), Ok(Some(true)), "under the xids of savepoints");
+            );
+            assert_eq!(log.len(), 1 + 5 * 1001);
+            assert_eq!(log[0], "INSERT INTO public.t (id, v) VALUES (0, 'parent')");
+            assert!(log[5005].starts_with("INSERT INTO public.t (id, v) VALUES (10000, "));
+            let spilled = "select count(*) > 1 from (select distinct xmin::text from pyreplica.log_0) writer";
+            assert_eq!(Spi::get_one::<bool>(spilled), Ok(Some(true)), "under the xids of savepoints");
+        });
     }
 
     #[pg_test]
     fn a_parents_changes_survive_the_rollback_of_a_child_that_spilled() {
-        captured("t", "id int primary key, v text");
-        let log = log_of(
-            "set pyreplica.buffer_size = 64;
+        both_ways(|| {
+            captured("t", "id int primary key, v text");
+            let log = log_of(
+                "set pyreplica.buffer_size = 64;
              do $$ begin
                 insert into t values (0, 'parent');
                 begin
@@ -81,8 +89,9 @@ pub mod tests {
                 end;
                 insert into t values (1, 'after');
              end $$",
-        );
-        let values = |v| format!("INSERT INTO public.t (id, v) VALUES ({v})");
-        assert_eq!(log, [values("0, 'parent'"), values("1, 'after'")]);
+            );
+            let values = |v| format!("INSERT INTO public.t (id, v) VALUES ({v})");
+            assert_eq!(log, [values("0, 'parent'"), values("1, 'after'")]);
+        });
     }
 }

@@ -1,0 +1,270 @@
+//! What the executor is given when a statement begins that writes to captured tables: conditions of our triggers, in the
+//! places of those that it would read from the catalog.
+//!
+//! In: the start of each statement. Out: its changes of rows are logged at once (`immediate`); where that cannot be, its
+//! triggers have their filters compiled (`when`). It only saves work: without it PostgreSQL calls the triggers.
+//!
+//! All changes of a statement are logged at once, or none: those of one table while it runs and those of another when it
+//! ends would not be in the order in which they were made. A statement that may route rows to partitions is left to the
+//! triggers, since the executor opens partitions when the first row comes to them. So are COPY and logical replication, which
+//! do not begin here, and the first statement of a session that changes a captured table, before which this library is not
+//! there. `pyreplica.log_at_once = off` leaves all to the triggers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::{c_int, CStr};
+
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, MemoryContext, Oid, QueryDesc, ResultRelInfo, Trigger};
+
+use super::immediate::Immediate;
+use super::when::{Filter, Sides};
+use super::{relation, trigger, unguarded};
+use crate::guc;
+
+/// What is kept of a table from one statement to the next, until PostgreSQL tells that the table has changed.
+struct Table {
+    context: MemoryContext,
+    triggers: Vec<Kept>,
+    /// All of ours are among them.
+    is_complete: bool,
+    /// Who may evaluate its filters: which functions they may call was found out for him.
+    user: Option<Oid>,
+}
+
+/// What is kept of one of our row triggers.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// Where it stands among those of the table.
+    index: usize,
+    trigger: Oid,
+    immediate: *mut Immediate,
+}
+
+thread_local! {
+    /// By oid. Ordered: to find one of a few takes a fraction of what hashing takes.
+    static KEPT: RefCell<BTreeMap<u32, Table>> = const { RefCell::new(BTreeMap::new()) };
+    /// What statements that still run may refer to.
+    static RETIRED: RefCell<Vec<MemoryContext>> = const { RefCell::new(Vec::new()) };
+    static PREVIOUS: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
+}
+
+/// PostgreSQL's functions, called where nothing has to be dropped when they raise an ERROR.
+mod raw {
+    use std::ffi::c_int;
+
+    use pgrx::pg_sys::QueryDesc;
+
+    unsafe extern "C-unwind" {
+        pub fn standard_ExecutorStart(query: *mut QueryDesc, flags: c_int);
+    }
+}
+
+#[no_mangle]
+pub extern "C" fn pg_finfo_pyreplica_ready() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `pyreplica.ready()`, which stands in each WHEN clause and is true. It loads this library: without it a session that
+/// writes nothing but rows that do not pass would never do so. PostgreSQL evaluates it once in a statement, since it is
+/// declared immutable.
+///
+/// # Safety
+/// Called by PostgreSQL.
+#[no_mangle]
+pub unsafe extern "C-unwind" fn pyreplica_ready(_fcinfo: FunctionCallInfo) -> Datum {
+    Datum::from(true)
+}
+
+/// Has the executor call when it begins.
+pub fn register() {
+    let functions = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+    // SAFETY: a backend is one thread; the library is never unloaded.
+    unsafe {
+        pg_sys::CacheRegisterSyscacheCallback(functions, Some(at_change_of_function), Datum::null());
+        PREVIOUS.set(pg_sys::ExecutorStart_hook);
+        pg_sys::ExecutorStart_hook = Some(at_executor_start);
+    }
+}
+
+/// Which conditions call a function is not known.
+unsafe extern "C-unwind" fn at_change_of_function(_arg: Datum, _cache: c_int, _hash: u32) {
+    forget(pg_sys::InvalidOid);
+}
+
+/// # Safety
+/// Called by PostgreSQL. Errors jump over this frame, which owns nothing.
+unsafe extern "C-unwind" fn at_executor_start(query: *mut QueryDesc, flags: c_int) {
+    // SAFETY: after its start the estate has the list of the tables to be written to.
+    unsafe {
+        match PREVIOUS.get() {
+            Some(previous) => previous(query, flags),
+            None => raw::standard_ExecutorStart(query, flags),
+        }
+        let tables = (*(*query).estate).es_opened_result_relations;
+        if tables.is_null() {
+            return;
+        }
+        let tables = std::slice::from_raw_parts((*tables).elements, (*tables).length as usize);
+        let tables = || tables.iter().map(|cell| &*cell.ptr_value.cast::<ResultRelInfo>());
+        let mut at_once = guc::log_at_once();
+        for table in tables() {
+            at_once &= is_logged_at_once(table);
+        }
+        tables().for_each(|table| provide(table, at_once));
+    }
+}
+
+/// Whether all changes of a table can be logged at once, or none is to be logged.
+///
+/// # Safety
+/// `table` was made by the executor.
+unsafe fn is_logged_at_once(table: &ResultRelInfo) -> bool {
+    // SAFETY: an open relation.
+    let (oid, kind) = unsafe {
+        let relation = table.ri_RelationDesc;
+        ((*relation).rd_id.to_u32(), (*(*relation).rd_rel).relkind as u8)
+    };
+    let known = |known: &Table| {
+        kind != pg_sys::RELKIND_PARTITIONED_TABLE
+            && known.is_complete
+            // SAFETY: reads a variable.
+            && known.user.is_none_or(|user| user == unsafe { unguarded::GetUserId() })
+    };
+    if let Some(at_once) = KEPT.with(|kept| kept.borrow().get(&oid).map(known)) {
+        return at_once;
+    }
+    // SAFETY: as the caller vouches; errors jump over this frame, which owns nothing.
+    unsafe {
+        let triggers = relation::triggers_of(table.ri_TrigDesc);
+        if !triggers.iter().any(|trigger| has_our_name(trigger)) {
+            return true;
+        }
+        pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
+    }
+    KEPT.with(|kept| kept.borrow().get(&oid).is_none_or(known))
+}
+
+/// Whether it may be one of ours, by its name (sql/40_capture.sql).
+///
+/// # Safety
+/// The trigger is one of an open relation.
+unsafe fn has_our_name(trigger: &Trigger) -> bool {
+    // SAFETY: names are C strings.
+    let name = unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes();
+    name.get(1..).is_some_and(|rest| rest.starts_with(b"pyreplica"))
+}
+
+/// Puts what is kept of the table where the executor would put what it reads.
+///
+/// # Safety
+/// `table` was made by the executor.
+unsafe fn provide(table: &ResultRelInfo, at_once: bool) {
+    KEPT.with(|kept| {
+        let kept = kept.borrow();
+        // SAFETY: an open relation; the description of its triggers is the statement's own copy, and has a place for the
+        // condition of each. Nothing else refers to a condition of ours but the executor, which is not at work here.
+        unsafe {
+            let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id.to_u32()) else { return };
+            let description = table.ri_TrigDesc;
+            let may_filter = known.user.is_none_or(|user| user == unguarded::GetUserId());
+            for &Kept { index, trigger, immediate } in &known.triggers {
+                if description.is_null() || index >= (*description).numtriggers as usize {
+                    continue;
+                }
+                let described = (*description).triggers.add(index);
+                if (*described).tgoid != trigger {
+                    continue;
+                }
+                let place = table.ri_TrigWhenExprs.add(index);
+                if at_once {
+                    *place = (*immediate).of(table.ri_RelationDesc);
+                    if (*described).tgqual.is_null() {
+                        // Not read where there is a compiled one, but a sign that there is one.
+                        (*described).tgqual = c"".as_ptr().cast_mut();
+                    }
+                } else if let Some(filter) = (*immediate).filter().filter(|_| may_filter) {
+                    *place = filter.compiled();
+                }
+            }
+        }
+    });
+}
+
+/// Makes what can be kept of a table.
+///
+/// # Safety
+/// `table` was made by the executor.
+unsafe fn keep(table: &ResultRelInfo) {
+    // SAFETY: an open relation; everything is allocated in the context of the table.
+    unsafe {
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CacheMemoryContext,
+            c"pyreplica triggers".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        RETIRED.with_borrow_mut(|retired| retired.push(context));
+        let before = pg_sys::MemoryContextSwitchTo(context);
+        let all = relation::triggers_of(table.ri_TrigDesc);
+        let mut kept = Table { context, triggers: Vec::new(), is_complete: true, user: None };
+        for (index, described) in all.iter().enumerate() {
+            if described.tgenabled == pg_sys::TRIGGER_DISABLED as i8 || !trigger::is_ours(described) {
+                continue;
+            }
+            let filter = match described.tgqual.is_null() {
+                true => None,
+                false => {
+                    let Some(filter) = Filter::of(described, all) else {
+                        kept.is_complete = false;
+                        continue;
+                    };
+                    kept.user = Some(pg_sys::GetUserId());
+                    Some(filter)
+                }
+            };
+            let immediate = Immediate::new(described, filter, context);
+            kept.triggers.push(Kept { index, trigger: described.tgoid, immediate });
+        }
+        pg_sys::MemoryContextSwitchTo(before);
+        // From here on nothing fails, so the context belongs to the table.
+        RETIRED.with_borrow_mut(|retired| retired.retain(|&c| c != context));
+        let oid = (*table.ri_RelationDesc).rd_id.to_u32();
+        if let Some(old) = KEPT.with_borrow_mut(|all| all.insert(oid, kept)) {
+            RETIRED.with_borrow_mut(|retired| retired.push(old.context));
+        }
+    }
+}
+
+/// What is kept of a trigger for UPDATE of a table with a filter over rows.
+pub fn sides_of(table: Oid, trigger: Oid) -> Option<Sides> {
+    KEPT.with(|kept| {
+        let kept = kept.try_borrow().ok()?;
+        let kept = kept.get(&table.to_u32())?.triggers.iter().find(|kept| kept.trigger == trigger)?;
+        // SAFETY: it lives as long as its table is kept.
+        unsafe { (*kept.immediate).filter()?.sides() }
+    })
+}
+
+/// The table has changed (InvalidOid: any may have); what is kept of it is not used again. Raises nothing.
+pub fn forget(relation: Oid) {
+    // Nobody holds them while PostgreSQL runs.
+    KEPT.with_borrow_mut(|kept| {
+        RETIRED.with_borrow_mut(|retired| {
+            if relation == pg_sys::InvalidOid {
+                retired.extend(std::mem::take(kept).into_values().map(|table| table.context));
+            } else {
+                retired.extend(kept.remove(&relation.to_u32()).map(|table| table.context));
+            }
+        })
+    });
+}
+
+/// The transaction has ended, and with it all statements. Raises nothing.
+pub fn end_of_transaction() {
+    // SAFETY: made by `keep`, and known to nobody any more.
+    RETIRED.with_borrow_mut(|retired| unsafe {
+        retired.drain(..).for_each(|context| pg_sys::MemoryContextDelete(context))
+    });
+}

@@ -1,0 +1,170 @@
+//! Changes that are logged while their statement runs: when that is, and that nothing else shows.
+
+use pgrx::prelude::*;
+
+use super::{both_ways, captured, log_of};
+
+/// Events that PostgreSQL has queued for the trigger, as EXPLAIN counts them.
+fn calls_of_the_trigger(statement: &str) -> i64 {
+    let explain = format!("explain (analyze, format json) {statement}");
+    let plan = Spi::get_one::<pgrx::Json>(&explain).expect("a plan").expect("json").0;
+    let triggers = plan[0]["Triggers"].as_array().cloned().unwrap_or_default();
+    let ours =
+        triggers.iter().filter(|t| t["Trigger Name"].as_str().is_some_and(|n| n.contains("pyreplica")));
+    ours.map(|t| t["Calls"].as_f64().unwrap_or_default() as i64).sum()
+}
+
+#[pg_schema]
+pub mod tests {
+    use super::*;
+
+    #[pg_test]
+    fn no_event_is_queued() {
+        captured("t", "id int primary key, n int default 0");
+        assert_eq!(calls_of_the_trigger("insert into t select generate_series(1, 9)"), 0);
+        assert_eq!(calls_of_the_trigger("update t set n = 1"), 0);
+        assert_eq!(calls_of_the_trigger("delete from t where id < 5"), 0);
+        assert_eq!(log_of("").len(), 9 + 9 + 4);
+        Spi::run("set pyreplica.log_at_once = off").expect("a setting");
+        assert_eq!(calls_of_the_trigger("delete from t"), 5);
+        assert_eq!(log_of("").len(), 9 + 9 + 4 + 5);
+    }
+
+    #[pg_test]
+    fn nor_with_a_filter() {
+        Spi::run(
+            "create table t (id int primary key, n int);
+             select pyreplica.add_table('t', row_filter => 'id > 5')",
+        )
+        .expect("a table");
+        assert_eq!(calls_of_the_trigger("insert into t select generate_series(1, 9)"), 0);
+        assert_eq!(log_of("").len(), 4);
+    }
+
+    /// Rows that are routed are known to the executor too late, and a statement is logged one way or the other.
+    #[pg_test]
+    fn a_statement_that_routes_rows_is_left_to_the_triggers() {
+        Spi::run(
+            "create table part (id int primary key) partition by range (id);
+             create table part_1 partition of part for values from (0) to (100);
+             create table child (id int primary key references part);
+             select pyreplica.add_table('part'), pyreplica.add_table('child')",
+        )
+        .expect("tables");
+        let both =
+            "with p as (insert into part values (1), (2) returning id) insert into child select id from p";
+        assert_eq!(calls_of_the_trigger(both), 4);
+        assert_eq!(
+            log_of("")[..2],
+            ["INSERT INTO public.part (id) VALUES (1)", "INSERT INTO public.child (id) VALUES (1)"]
+        );
+    }
+
+    #[pg_test]
+    fn what_functions_of_a_statement_change_stands_between_its_rows() {
+        captured("t", "id int primary key, n int");
+        captured("u", "id int primary key");
+        Spi::run(
+            "create function f(i int) returns int language plpgsql as
+                 $$ begin insert into u values (i); return i; end $$",
+        )
+        .expect("a function");
+        assert_eq!(
+            log_of("insert into t select i, f(i) from generate_series(1, 2) i"),
+            [
+                "INSERT INTO public.u (id) VALUES (1)",
+                "INSERT INTO public.t (id, n) VALUES (1, 1)",
+                "INSERT INTO public.u (id) VALUES (2)",
+                "INSERT INTO public.t (id, n) VALUES (2, 2)",
+            ]
+        );
+    }
+
+    /// Rows of a COPY come when it has ended, around what the user's triggers for them have changed at once.
+    #[pg_test]
+    fn rows_of_a_copy_stand_before_what_its_triggers_change() {
+        captured("t", "id int primary key, n int default 0");
+        Spi::run(
+            "set pyreplica.buffer_size = 64;
+             create function next_row() returns trigger language plpgsql as
+                 $$ begin update t set n = n + 1 where id = new.id + 1; return null; end $$;
+             create trigger z after insert on t for each row execute function next_row();
+             copy t (id) from program 'seq 1 3000'",
+        )
+        .expect("the rows are copied");
+        let log = log_of("");
+        assert_eq!(log.len(), 3000 + 2999);
+        assert!(log[..3000].iter().all(|s| s.starts_with("INSERT ")));
+        assert_eq!(log[3000], "UPDATE public.t SET n = 1 WHERE id = 2");
+    }
+
+    #[pg_test]
+    fn what_is_stored_elsewhere_is_logged_if_it_changes() {
+        both_ways(|| {
+            captured("t", "id int primary key, n int, big text");
+            Spi::run("alter table t alter big set storage external").expect("a table");
+            let log = log_of(
+                "insert into t values (1, 1, repeat('x', 10000));
+                 update t set n = 2; update t set big = repeat('x', 10000); update t set big = repeat('y', 9999)",
+            );
+            assert_eq!(log[1], "UPDATE public.t SET n = 2 WHERE id = 1");
+            assert!(log[2].starts_with("UPDATE public.t SET big = 'yyyy"));
+            assert_eq!((log[0].len(), log[2].len(), log.len()), (10_051, 10_040, 3));
+        });
+    }
+
+    #[pg_test]
+    fn merge_and_on_conflict_log_what_they_did() {
+        both_ways(|| {
+            captured("t", "id int primary key, n int");
+            let log = log_of(
+                "insert into t values (1, 1), (2, 2);
+                 insert into t values (1, 10), (3, 3) on conflict (id) do update set n = excluded.n;
+                 insert into t values (1, 11) on conflict do nothing;
+                 merge into t using (values (2, 20), (3, null), (4, 4)) s (id, n) on t.id = s.id
+                    when matched and s.n is null then delete
+                    when matched then update set n = s.n
+                    when not matched then insert values (s.id, s.n)",
+            );
+            assert_eq!(
+                log[2..],
+                [
+                    "UPDATE public.t SET n = 10 WHERE id = 1",
+                    "INSERT INTO public.t (id, n) VALUES (3, 3)",
+                    "UPDATE public.t SET n = 20 WHERE id = 2",
+                    "DELETE FROM public.t WHERE id = 3",
+                    "INSERT INTO public.t (id, n) VALUES (4, 4)",
+                ]
+            );
+        });
+    }
+
+    #[pg_test]
+    fn a_trigger_that_only_looks_like_ours_fires() {
+        captured("t", "id int primary key");
+        Spi::run(
+            "create table seen (id int);
+             create function see() returns trigger language plpgsql as
+                 $$ begin insert into seen values (new.id); return null; end $$;
+             create trigger xpyreplica after insert on t for each row execute function see()",
+        )
+        .expect("a trigger");
+        assert_eq!(log_of("insert into t values (1), (2)").len(), 2);
+        assert_eq!(Spi::get_one::<i64>("select count(*) from seen"), Ok(Some(2)));
+    }
+
+    #[pg_test]
+    fn a_row_that_cannot_be_looked_at_fails_its_statement_and_nothing_else() {
+        Spi::run(
+            "create table t (id int primary key, n int);
+             select pyreplica.add_table('t', row_filter => '1 / (id - 2) < 9')",
+        )
+        .expect("a table");
+        let log = log_of(
+            "insert into t values (1);
+             do $$ begin insert into t values (3), (2); exception when division_by_zero then null; end $$;
+             insert into t values (4)",
+        );
+        assert_eq!(log.len(), 2, "{log:?}");
+    }
+}
