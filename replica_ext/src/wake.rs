@@ -108,8 +108,7 @@ fn doze(at_most: i32) -> String {
     lock::doze(log.ids);
     let mut state = State::of(&log);
     if last.is_some_and(|last| state.is_still(&last.state)) {
-        wait(&log, &state.writers, Duration::from_millis(at_most.max(0) as u64));
-        state = State::of(&log);
+        state = wait(&log, &state, Duration::from_millis(at_most.max(0) as u64));
     }
     lock::end_doze(log.ids);
     let text = state.to_string();
@@ -139,15 +138,27 @@ impl Pace {
     }
 }
 
-/// Until we are woken, or one of these writers, who may not have seen us, has ended.
-fn wait(log: &LogTables, unaware: &[Holder], at_most: Duration) {
+/// Until a writer wakes us, or one of those of the log as it was `seen`, who may not have seen us, has ended; gives the log
+/// as it is then.
+fn wait(log: &LogTables, seen: &State, at_most: Duration) -> State {
     let end = Instant::now() + at_most;
     let mut look = FIRST_LOOK;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let wait = if unaware.is_empty() { left } else { left.min(look) };
-        if wait.is_zero() || latch::wait(wait) || !still_there(unaware, &lock::writers(log)) {
-            return;
+        let wait = if seen.writers.is_empty() { left } else { left.min(look) };
+        if wait.is_zero() {
+            return State::of(log);
+        }
+        if latch::wait(wait) {
+            // What comes after the look sets it again.
+            latch::reset();
+            let state = State::of(log);
+            // The server sets it too: when a database is dropped, say.
+            if !state.is_still(seen) {
+                return state;
+            }
+        } else if !still_there(&seen.writers, &lock::writers(log)) {
+            return State::of(log);
         }
         look *= 2;
     }
