@@ -33,8 +33,8 @@ use crate::pg::lock::{self, Holder};
 /// How soon a dozer looks for writers that did not see it; from then on at intervals that double.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 /// Where transactions come faster than one by one can be read, they gather: so many times as long as reading takes.
-const GATHER: u32 = 8;
-const LONGEST_GATHER: Duration = Duration::from_millis(4);
+const GATHER: u32 = 16;
+const LONGEST_GATHER: Duration = Duration::from_millis(10);
 /// What takes longer is waiting, for a slave or a processor. So what comes less often never gathers.
 const LONGEST_READING: Duration = Duration::from_micros(800);
 
@@ -214,7 +214,7 @@ mod tests {
     fn what_comes_faster_than_it_is_read_gathers() {
         check(50, MS, MS / 4, Duration::ZERO);
         check(50, MS / 4, MS, LONGEST_GATHER);
-        check(50, MS / 8, MS / 4, MS * 2);
+        check(50, MS / 8, MS / 4, MS * 4);
         // Not for a slave that keeps the reader waiting.
         check(50, MS, MS * 5, Duration::ZERO);
     }
