@@ -124,7 +124,8 @@ pub fn before_subtransaction_commit() {
         if let Ok(mut capture) = capture.try_borrow_mut() {
             if !capture.buffer.is_empty() && capture.buffer.release(session::nest_level(), guc::buffer_size())
             {
-                capture.spill(session::trigger_depth());
+                // The statement whose trigger is firing may have rows to come.
+                capture.spill(session::trigger_depth() + 1);
             }
         }
     });

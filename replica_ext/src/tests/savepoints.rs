@@ -94,4 +94,32 @@ pub mod tests {
             assert_eq!(log, [values("0, 'parent'"), values("1, 'after'")]);
         });
     }
+
+    /// What savepoints in a trigger have added is written to the log while rows of the statement are still to come, which
+    /// stand before it.
+    #[pg_test]
+    fn savepoints_of_a_trigger_spill_behind_the_rows_to_come() {
+        both_ways(|| {
+            captured("t", "id int primary key, n int default 0");
+            captured("u", "id int primary key, v text");
+            Spi::run(
+                "create function next_row() returns trigger language plpgsql as $$ begin
+                    update t set n = 1 where id = new.id + 1;
+                    for i in 1 .. 1000 loop
+                        begin
+                            insert into u values (new.id * 10000 + i, repeat('x', 100));
+                        exception when raise_exception then null;
+                        end;
+                    end loop;
+                    return null;
+                 end $$;
+                 create trigger z after insert on t for each row execute function next_row()",
+            )
+            .expect("a trigger");
+            let log = log_of("set pyreplica.buffer_size = 64; copy t (id) from program 'seq 1 3'");
+            assert_eq!(log.len(), 3 + 2 + 3000);
+            let insert = |id| format!("INSERT INTO public.t (id, n) VALUES ({id}, 0)");
+            assert_eq!(log[..3], [1, 2, 3].map(insert));
+        });
+    }
 }
