@@ -13,6 +13,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, CStr};
+use std::ptr;
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, MemoryContext, Oid, QueryDesc, ResultRelInfo, Trigger};
 
@@ -109,41 +110,76 @@ unsafe extern "C-unwind" fn at_executor_start(query: *mut QueryDesc, flags: c_in
         let tables = || tables.iter().map(|cell| &*cell.ptr_value.cast::<ResultRelInfo>());
         let mut at_once = guc::log_at_once();
         for table in tables() {
-            at_once &= is_logged_at_once(table);
+            at_once &= provide(table, at_once);
         }
-        tables().for_each(|table| provide(table, at_once));
+        if !at_once {
+            tables().for_each(|table| _ = provide(table, false));
+        }
     }
 }
 
-/// Whether all changes of a table can be logged at once, or none is to be logged.
+/// Gives a table what is kept of it, or can be; says whether all its changes can be logged at once.
 ///
 /// # Safety
 /// `table` was made by the executor.
-unsafe fn is_logged_at_once(table: &ResultRelInfo) -> bool {
-    // SAFETY: an open relation.
-    let (oid, kind) = unsafe {
-        let relation = table.ri_RelationDesc;
-        ((*relation).rd_id.to_u32(), (*(*relation).rd_rel).relkind as u8)
-    };
-    let known = |known: &Table| {
-        kind != pg_sys::RELKIND_PARTITIONED_TABLE
-            && known.is_complete
-            // SAFETY: reads a variable.
-            && known.user.is_none_or(|user| user == unsafe { unguarded::GetUserId() })
-    };
-    if let Some(at_once) = KEPT.with(|kept| kept.borrow().get(&oid).map(known)) {
-        return at_once;
-    }
-    // SAFETY: as the caller vouches; errors jump over this frame, which owns nothing.
+unsafe fn provide(table: &ResultRelInfo, at_once: bool) -> bool {
+    // SAFETY: an open relation; errors jump over this frame, which owns nothing.
     unsafe {
+        let oid = (*table.ri_RelationDesc).rd_id.to_u32();
+        let known = || KEPT.with(|kept| kept.borrow().get(&oid).map(|known| known.provide(table, at_once)));
+        if let Some(all) = known() {
+            return all;
+        }
         let triggers = relation::triggers_of(table.ri_TrigDesc);
         if !triggers.iter().any(|trigger| has_our_name(trigger)) {
             return true;
         }
         pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
+        known().unwrap_or(true)
     }
-    KEPT.with(|kept| kept.borrow().get(&oid).is_none_or(known))
 }
+
+impl Table {
+    /// Puts what is kept of its triggers where the executor would put what it reads.
+    ///
+    /// # Safety
+    /// `table` was made by the executor, and is this one.
+    unsafe fn provide(&self, table: &ResultRelInfo, at_once: bool) -> bool {
+        // SAFETY: an open relation; the description of its triggers is the statement's own copy, with a place for the
+        // condition of each.
+        unsafe {
+            let kind = (*(*table.ri_RelationDesc).rd_rel).relkind as u8;
+            let may_filter = self.user.is_none_or(|user| user == unguarded::GetUserId());
+            let can = self.is_complete && may_filter && kind != pg_sys::RELKIND_PARTITIONED_TABLE;
+            let at_once = at_once && can;
+            let description = table.ri_TrigDesc;
+            for &Kept { index, trigger, immediate } in &self.triggers {
+                if description.is_null() || index >= (*description).numtriggers as usize {
+                    continue;
+                }
+                let described = (*description).triggers.add(index);
+                if (*described).tgoid != trigger {
+                    continue;
+                }
+                let (immediate, text) = (&*immediate, (*described).tgqual);
+                // The text is not read where there is a compiled condition, but says that there is one.
+                let (condition, text) = match immediate.filter() {
+                    None if at_once => (immediate.of(table.ri_RelationDesc), NO_TEXT.as_ptr().cast_mut()),
+                    Some(_) if at_once => (immediate.of(table.ri_RelationDesc), text),
+                    None => (ptr::null_mut(), ptr::null_mut()),
+                    Some(filter) if may_filter => (filter.compiled(), text),
+                    Some(_) => continue,
+                };
+                *table.ri_TrigWhenExprs.add(index) = condition;
+                (*described).tgqual = text;
+            }
+            can
+        }
+    }
+}
+
+/// In the place of the text of a condition.
+const NO_TEXT: &CStr = c"";
 
 /// Whether it may be one of ours, by its name (sql/40_capture.sql).
 ///
@@ -153,42 +189,6 @@ unsafe fn has_our_name(trigger: &Trigger) -> bool {
     // SAFETY: names are C strings.
     let name = unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes();
     name.get(1..).is_some_and(|rest| rest.starts_with(b"pyreplica"))
-}
-
-/// Puts what is kept of the table where the executor would put what it reads.
-///
-/// # Safety
-/// `table` was made by the executor.
-unsafe fn provide(table: &ResultRelInfo, at_once: bool) {
-    KEPT.with(|kept| {
-        let kept = kept.borrow();
-        // SAFETY: an open relation; the description of its triggers is the statement's own copy, and has a place for the
-        // condition of each. Nothing else refers to a condition of ours but the executor, which is not at work here.
-        unsafe {
-            let Some(known) = kept.get(&(*table.ri_RelationDesc).rd_id.to_u32()) else { return };
-            let description = table.ri_TrigDesc;
-            let may_filter = known.user.is_none_or(|user| user == unguarded::GetUserId());
-            for &Kept { index, trigger, immediate } in &known.triggers {
-                if description.is_null() || index >= (*description).numtriggers as usize {
-                    continue;
-                }
-                let described = (*description).triggers.add(index);
-                if (*described).tgoid != trigger {
-                    continue;
-                }
-                let place = table.ri_TrigWhenExprs.add(index);
-                if at_once {
-                    *place = (*immediate).of(table.ri_RelationDesc);
-                    if (*described).tgqual.is_null() {
-                        // Not read where there is a compiled one, but a sign that there is one.
-                        (*described).tgqual = c"".as_ptr().cast_mut();
-                    }
-                } else if let Some(filter) = (*immediate).filter().filter(|_| may_filter) {
-                    *place = filter.compiled();
-                }
-            }
-        }
-    });
 }
 
 /// Makes what can be kept of a table.
