@@ -32,7 +32,7 @@ impl Writer {
         let (id, other) = (random.below(60), random.below(60));
         let (from, to) = (random.below(ACCOUNTS), random.below(ACCOUNTS));
         let amount = random.below(50);
-        let sql = match random.below(20) {
+        let sql = match random.below(22) {
             0..=2 => format!("insert into t values ({id}, 'step {number}', {amount} / 7.0)"),
             3 => format!("insert into t select i, repeat('x', 500) from generate_series({number} * 1000 + 1000, {number} * 1000 + 1000 + {amount} * 20) i"),
             4..=6 => format!("update t set v = v || '.', n = n + 1 where id between {id} and {id} + 5"),
@@ -52,6 +52,8 @@ impl Writer {
             }
             17 if amount == 0 => "truncate t".to_owned(),
             18 => "rollback".to_owned(),
+            19 => format!("copy t (id) from program 'seq {number}0000 {number}{:04}'", amount * 20),
+            20 => format!("set pyreplica.log_at_once = {}", amount.is_multiple_of(2)),
             _ => "commit".to_owned(),
         };
         let begins = self.depth == 0
