@@ -11,6 +11,7 @@ use postgres::Client;
 
 use crate::dsn::Dsn;
 use crate::error::{Error, Kind, Result};
+use crate::logging;
 use crate::retry::Backoff;
 use crate::session::{self, Canceller, Session};
 use crate::skip_command::RETRY_CHANNEL;
@@ -75,15 +76,27 @@ impl Cancels {
         Ok(Cancelable(self.clone(), number))
     }
 
-    /// Cancels what they run; what cannot be cancelled ends with our process.
+    /// Cancels what they run, at the same time. Waits for none of them long: its server may be one that does not answer. What
+    /// cannot be cancelled ends with our process.
     pub fn cancel(&self) {
+        const A_MOMENT: Duration = Duration::from_secs(1);
         let cancellers: Vec<Arc<Canceller>> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let (done, all_done) = bounded::<()>(0);
         for canceller in cancellers {
-            if let Err(e) = canceller.cancel() {
-                log::debug!("{e:#}");
+            let done = done.clone();
+            let cancel = logging::inherit(move || {
+                let _dropped_when_done = done;
+                if let Err(e) = canceller.cancel() {
+                    log::debug!("{e:#}");
+                }
+            });
+            if let Err(e) = std::thread::Builder::new().name("cancel".to_owned()).spawn(cancel) {
+                log::debug!("could not start a thread: {e}");
             }
         }
+        drop(done);
+        all_done.recv_timeout(A_MOMENT).ok();
     }
 }
 

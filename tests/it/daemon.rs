@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use pyreplica_tests::agent::{run_bare, Agent};
+use pyreplica_tests::cluster::send_signal;
+use pyreplica_tests::db::Db;
 use pyreplica_tests::service::Manager;
 use pyreplica_tests::trio::{Setup, Trio};
 use pyreplica_tests::wait::wait_for;
@@ -351,4 +353,47 @@ fn the_manual_page_has_every_command() {
     {
         assert!(page.contains(part), "no {part} in\n{page}");
     }
+}
+
+/// A server whose processes stand still: connections are accepted, and nobody answers.
+struct Hanging(Vec<u32>);
+
+impl Hanging {
+    fn server_of(slave: &Db) -> Self {
+        let sessions = slave.rows("select pid from pg_stat_activity where pid <> pg_backend_pid()");
+        let sessions = sessions.iter().map(|pid| pid.parse().expect("a pid"));
+        let all: Vec<u32> = std::iter::once(slave.server.pid()).chain(sessions).collect();
+        all.iter().for_each(|&pid| send_signal(pid, "STOP"));
+        Hanging(all)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|&pid| send_signal(pid, "CONT"));
+    }
+}
+
+#[test]
+fn a_slave_that_does_not_answer_keeps_no_other_and_no_order_waiting() {
+    // GIVEN two slaves on servers of their own, of which one does not answer any more
+    let mut trio = Setup::new(TABLE).own_servers().start();
+    trio.catch_up();
+    let hanging = Hanging::server_of(&trio.slaves[0]);
+    insert(&trio, 1);
+    wait_for_row(&trio, 1, 1);
+    // WHEN it is taken out of the configuration THEN the agent gives it up, and the other one is served
+    let config = trio.config();
+    let (first, second) =
+        (config.find("[[slave]]").expect("a slave"), config.rfind("[[slave]]").expect("two"));
+    trio.agent.configure(&(config[..first].to_owned() + &config[second..]));
+    trio.agent.reload();
+    trio.agent.wait_for_log("slave \"slave1\" did not end in time");
+    insert(&trio, 2);
+    wait_for_row(&trio, 1, 2);
+    // WHEN the agent is told to stop while it waits for such a one THEN it stops
+    trio.agent.configure(&config);
+    trio.agent.reload();
+    assert_eq!(trio.agent.stop().code(), Some(0));
+    drop(hanging);
 }
