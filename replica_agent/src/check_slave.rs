@@ -185,7 +185,7 @@ fn compare(
                     "{at}: column \"{taken}\" of table {name} has type {}, that of the master {}",
                     other.type_name, column.type_name
                 ),
-                "Values are cast; one that does not fit stops the slave.",
+                "Values are cast, which may round or cut them; \"verify\" finds such rows. One that cannot be cast stops the slave.",
             ),
             Some(_) => {}
         }

@@ -36,6 +36,7 @@ const PINNED: &[(&str, &str)] = &[
     ("lc_monetary", "C"),
     ("xmloption", "content"),
     ("standard_conforming_strings", "on"),
+    ("quote_all_identifiers", "off"),
     // Names come out qualified and nobody's objects get in before PostgreSQL's own.
     ("search_path", "pg_catalog"),
     ("row_security", "off"),

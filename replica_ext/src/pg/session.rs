@@ -164,7 +164,7 @@ pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
 }
 
 /// Settings under which output functions write the same text in every session.
-const PINNED: [(&CStr, &CStr); 7] = [
+const PINNED: [(&CStr, &CStr); 8] = [
     (c"datestyle", c"ISO"),
     (c"intervalstyle", c"postgres"),
     (c"extra_float_digits", c"1"),
@@ -172,6 +172,7 @@ const PINNED: [(&CStr, &CStr); 7] = [
     (c"lc_monetary", c"C"),
     (c"timezone", c"GMT"),
     (c"search_path", c"pg_catalog"),
+    (c"quote_all_identifiers", c"off"),
 ];
 
 /// The pinned settings, in force until this is dropped.

@@ -72,12 +72,13 @@ const VALUES: &[(&str, &[&str])] = &[
 const ODD_SETTINGS: &str = "
     set datestyle = 'SQL, DMY'; set intervalstyle = 'sql_standard'; set extra_float_digits = -15;
     set bytea_output = 'escape'; set timezone = 'Asia/Kathmandu'; set search_path = app, public;
-    set client_encoding = 'LATIN1'";
+    set client_encoding = 'LATIN1'; set quote_all_identifiers = on";
 
 /// The settings under which the log has its text.
 const LOG_SETTINGS: &str = "
     set datestyle = 'ISO'; set intervalstyle = 'postgres'; set extra_float_digits = 1; set bytea_output = 'hex';
-    set lc_monetary = 'C'; set timezone = 'GMT'; set search_path = pg_catalog; set client_encoding = 'UTF8'";
+    set lc_monetary = 'C'; set timezone = 'GMT'; set search_path = pg_catalog; set client_encoding = 'UTF8';
+    set quote_all_identifiers = off";
 
 #[pg_schema]
 pub mod tests {
