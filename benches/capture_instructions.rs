@@ -31,7 +31,7 @@ struct Workload {
     each: bool,
 }
 
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 8] = [
     Workload {
         name: "insert",
         about: "INSERTs of one row in one transaction, each row",
@@ -75,6 +75,13 @@ const WORKLOADS: [Workload; 7] = [
         each: true,
     },
     Workload {
+        name: "routed",
+        about: "INSERTs of one row that is routed to a partition, each row",
+        counts: [500, 1500],
+        input: "do $$ begin for i in 1 .. $n loop insert into parts values (i, 'hello' || i, i * 0.5, '2020-01-01', i % 2 = 0); end loop; end $$\n",
+        each: false,
+    },
+    Workload {
         name: "filtered",
         about: "INSERT, UPDATE and DELETE of a row that a filter leaves out, each row; empty: a disabled trigger",
         counts: [500, 2500],
@@ -87,6 +94,8 @@ const SCHEMA: &str = "
     create table t (id serial primary key, a text, b float8, c timestamp, d boolean);
     create table filled (like t including all);
     insert into filled select i, 'hello' || i, i * 0.5, '2020-01-01', i % 2 = 0 from generate_series(1, 12000) i;
+    create table parts (id int primary key, a text, b float8, c timestamp, d boolean) partition by range (id);
+    create table parts_1 partition of parts for values from (0) to (1000000);
     create table filtered (like t including all);
     insert into filtered select i, 'hello' || i, i * 0.5, '2020-01-01', i % 2 = 0 from generate_series(1, 2500) i;
     create table wide (id int primary key, n int);

@@ -84,7 +84,7 @@ end $$;
 
 -- What of a table is captured, where not all of it is:
 --
--- "!pyreplica"           all of it; or, with any of add_table's further arguments, instead of it:
+-- "!pyreplica"           WHEN (log_now()): all of it; or, with any of add_table's further arguments, instead of it:
 -- "!pyreplica_insert"    fires when the row is in the filter; likewise _delete
 -- "!pyreplica_update"    fires when the row was in the filter or is; with a filter over rows it finds out whether the row
 --                        has moved in or out, which is logged as INSERT or DELETE
@@ -102,6 +102,29 @@ end $$;
 create function pyreplica.ready() returns boolean
     immutable parallel safe language c as 'MODULE_PATHNAME', 'pyreplica_ready';
 comment on function pyreplica.ready() is 'true; loads the library that keeps the conditions of triggers ready';
+
+-- Stands in the WHEN clause of each trigger without a filter. PostgreSQL evaluates that as soon as a row is changed; this one
+-- logs the change and is false, so that no event is queued and the trigger is not called
+-- (replica_ext/src/pg/log_now.rs). An expression sees the changed row only if PostgreSQL hands it over, and to no function;
+-- but to subscripts of a type that brings its own. So the function's support function replaces its call by such a
+-- subscript, of a type that is there for nothing else.
+create type pyreplica.row_change;
+create function pyreplica.row_change_in(cstring) returns pyreplica.row_change
+    immutable strict language c as 'MODULE_PATHNAME', 'pyreplica_row_change_in';
+create function pyreplica.row_change_out(pyreplica.row_change) returns cstring
+    immutable strict language c as 'MODULE_PATHNAME', 'pyreplica_row_change_out';
+create function pyreplica.row_change_subscript(internal) returns internal
+    immutable strict language c as 'MODULE_PATHNAME', 'pyreplica_row_change_subscript';
+create type pyreplica.row_change (
+    input = pyreplica.row_change_in, output = pyreplica.row_change_out, like = pg_catalog.bool,
+    subscript = pyreplica.row_change_subscript
+);
+comment on type pyreplica.row_change is 'has no values; its subscripts are how log_now() sees the row';
+create function pyreplica.log_now_support(internal) returns internal
+    strict language c as 'MODULE_PATHNAME', 'pyreplica_log_now_support';
+create function pyreplica.log_now() returns boolean
+    volatile language c support pyreplica.log_now_support as 'MODULE_PATHNAME', 'pyreplica_log_now';
+comment on function pyreplica.log_now() is 'WHEN clause of triggers: logs the change at hand, and is false';
 
 -- One of these (replica_ext/src/pg/filter.rs).
 create function pyreplica.make_trigger(rel oid, functions oid[], part text, filter pg_node_tree,
@@ -169,7 +192,8 @@ declare
     no record;
     ops text[] := '{insert,update,delete,truncate}';
     log_change constant oid := 'pyreplica.log_change'::regproc;
-    functions constant oid[] := array['pyreplica.log_change'::regproc, 'pyreplica.ready'::regproc];
+    functions constant oid[] :=
+        array['pyreplica.log_change'::regproc, 'pyreplica.ready'::regproc, 'pyreplica.log_now'::regproc];
     partly constant boolean :=
         columns is not null or filter is not null or operations is not null or whole_rows is true;
     op text;
@@ -194,7 +218,7 @@ begin
     perform pyreplica.drop_orphans();
     if not partly then
         execute format('create trigger "!pyreplica" after insert or update or delete on %s
-                        for each row execute function pyreplica.log_change()', rel);
+                        for each row when (pyreplica.log_now()) execute function pyreplica.log_change()', rel);
     else
         record := concat_ws(' ', array_to_string(ops, ' '), filter_over, case when whole_rows then 'whole_rows' end);
         if columns is not null or filter_over is distinct from 'rows' or 'insert' <> all (ops) then

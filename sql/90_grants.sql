@@ -11,7 +11,7 @@ grant execute on function
     pyreplica.add_table(regclass, name[], text, text[], boolean), pyreplica.remove_table(regclass),
     pyreplica.add_all_tables(name), pyreplica.objection(regclass), pyreplica.unlogged_part(regclass),
     pyreplica.filter_text(pg_node_tree, text, oid, text), pyreplica.trigger_words(bytea), pyreplica.is_options(bytea),
-    pyreplica.ready(),
+    pyreplica.ready(), pyreplica.log_now(),
     pyreplica.copy_condition(regclass),
     pyreplica.add_sequence(regclass), pyreplica.remove_sequence(regclass), pyreplica.replicate_ddl(text),
     pyreplica.spread_sequences(name, int, int), pyreplica.own_value(numeric, int, int, boolean)

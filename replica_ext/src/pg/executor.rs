@@ -1,33 +1,26 @@
-//! What the executor is given when a statement begins that writes to captured tables: conditions of our triggers, in the
-//! places of those that it would read from the catalog.
+//! What the executor is given when a statement begins that writes to captured tables: conditions of our triggers, compiled
+//! once, in the places of those that it would read from the catalog for each statement.
 //!
-//! In: the start of each statement. Out: its changes of rows are logged at once (`immediate`); where that cannot be, its
-//! triggers have their filters compiled (`when`). It only saves work: without it PostgreSQL calls the triggers.
-//!
-//! All changes of a statement are logged at once, or none: those of one table while it runs and those of another when it
-//! ends would not be in the order in which they were made. A statement that may route rows to partitions is left to the
-//! triggers, since the executor opens partitions when the first row comes to them. So are COPY and logical replication, which
-//! do not begin here, and the first statement of a session that changes a captured table, before which this library is not
-//! there. `pyreplica.log_at_once = off` leaves all to the triggers.
+//! In: the start of each statement. Out: its changes of rows are logged at once (`immediate`), or its triggers have their
+//! filters ready (`when`). It only saves work: without it PostgreSQL reads the conditions, as for COPY, for rows that are
+//! routed to partitions, which the executor opens when the first row comes to them, and in the first statement of a session,
+//! before which this library is not there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, CStr};
-use std::ptr;
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, MemoryContext, Oid, QueryDesc, ResultRelInfo, Trigger};
 
-use super::immediate::Immediate;
+use super::immediate::{Fires, Immediate};
 use super::when::{Filter, Sides};
-use super::{relation, trigger, unguarded};
+use super::{log_now, relation, trigger, unguarded};
 use crate::guc;
 
 /// What is kept of a table from one statement to the next, until PostgreSQL tells that the table has changed.
 struct Table {
     context: MemoryContext,
     triggers: Vec<Kept>,
-    /// All of ours are among them.
-    is_complete: bool,
     /// Who may evaluate its filters: which functions they may call was found out for him.
     user: Option<Oid>,
 }
@@ -88,9 +81,12 @@ pub fn register() {
     }
 }
 
-/// Which conditions call a function is not known.
+/// Which filters call a function is not known.
 unsafe extern "C-unwind" fn at_change_of_function(_arg: Datum, _cache: c_int, _hash: u32) {
-    forget(pg_sys::InvalidOid);
+    KEPT.with_borrow_mut(|kept| {
+        let filtered = kept.extract_if(.., |_, table| table.user.is_some());
+        RETIRED.with_borrow_mut(|retired| retired.extend(filtered.map(|(_, table)| table.context)));
+    });
 }
 
 /// # Safety
@@ -102,40 +98,28 @@ unsafe extern "C-unwind" fn at_executor_start(query: *mut QueryDesc, flags: c_in
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
         }
-        let tables = (*(*query).estate).es_opened_result_relations;
-        if tables.is_null() {
-            return;
-        }
-        let tables = std::slice::from_raw_parts((*tables).elements, (*tables).length as usize);
-        let tables = || tables.iter().map(|cell| &*cell.ptr_value.cast::<ResultRelInfo>());
-        let mut at_once = guc::log_at_once();
-        for table in tables() {
-            at_once &= provide(table, at_once);
-        }
-        if !at_once {
-            tables().for_each(|table| _ = provide(table, false));
-        }
+        let tables = relation::result_tables((*(*query).estate).es_opened_result_relations);
+        tables.for_each(|table| provide(table));
     }
 }
 
-/// Gives a table what is kept of it, or can be; says whether all its changes can be logged at once.
+/// Gives a table what is kept of it, or can be.
 ///
 /// # Safety
 /// `table` was made by the executor.
-unsafe fn provide(table: &ResultRelInfo, at_once: bool) -> bool {
+unsafe fn provide(table: &ResultRelInfo) {
     // SAFETY: an open relation; errors jump over this frame, which owns nothing.
     unsafe {
         let oid = (*table.ri_RelationDesc).rd_id.to_u32();
-        let known = || KEPT.with(|kept| kept.borrow().get(&oid).map(|known| known.provide(table, at_once)));
-        if let Some(all) = known() {
-            return all;
+        let known = || KEPT.with(|kept| kept.borrow().get(&oid).map(|known| known.provide(table)));
+        if known().is_some() {
+            return;
         }
         let triggers = relation::triggers_of(table.ri_TrigDesc);
-        if !triggers.iter().any(|trigger| has_our_name(trigger)) {
-            return true;
+        if triggers.iter().any(|trigger| has_our_name(trigger)) {
+            pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
+            known();
         }
-        pg_sys::panic::pgrx_extern_c_guard(|| keep(table));
-        known().unwrap_or(true)
     }
 }
 
@@ -144,42 +128,29 @@ impl Table {
     ///
     /// # Safety
     /// `table` was made by the executor, and is this one.
-    unsafe fn provide(&self, table: &ResultRelInfo, at_once: bool) -> bool {
+    unsafe fn provide(&self, table: &ResultRelInfo) {
         // SAFETY: an open relation; the description of its triggers is the statement's own copy, with a place for the
         // condition of each.
         unsafe {
-            let kind = (*(*table.ri_RelationDesc).rd_rel).relkind as u8;
+            let at_once = guc::log_at_once();
             let may_filter = self.user.is_none_or(|user| user == unguarded::GetUserId());
-            let can = self.is_complete && may_filter && kind != pg_sys::RELKIND_PARTITIONED_TABLE;
-            let at_once = at_once && can;
-            let description = table.ri_TrigDesc;
+            let described = relation::triggers_of(table.ri_TrigDesc);
             for &Kept { index, trigger, immediate } in &self.triggers {
-                if description.is_null() || index >= (*description).numtriggers as usize {
+                if described.get(index).is_none_or(|described| described.tgoid != trigger) {
                     continue;
                 }
-                let described = (*description).triggers.add(index);
-                if (*described).tgoid != trigger {
-                    continue;
-                }
-                let (immediate, text) = (&*immediate, (*described).tgqual);
-                // The text is not read where there is a compiled condition, but says that there is one.
-                let (condition, text) = match immediate.filter() {
-                    None if at_once => (immediate.of(table.ri_RelationDesc), NO_TEXT.as_ptr().cast_mut()),
-                    Some(_) if at_once => (immediate.of(table.ri_RelationDesc), text),
-                    None => (ptr::null_mut(), ptr::null_mut()),
-                    Some(filter) if may_filter => (filter.compiled(), text),
-                    Some(_) => continue,
+                let immediate = &*immediate;
+                let condition = match immediate.filter() {
+                    None if at_once => immediate.of(table.ri_RelationDesc),
+                    Some(_) if at_once && may_filter => immediate.of(table.ri_RelationDesc),
+                    Some(filter) if may_filter => filter.compiled(),
+                    _ => continue,
                 };
                 *table.ri_TrigWhenExprs.add(index) = condition;
-                (*described).tgqual = text;
             }
-            can
         }
     }
 }
-
-/// In the place of the text of a condition.
-const NO_TEXT: &CStr = c"";
 
 /// Whether it may be one of ours, by its name (sql/40_capture.sql).
 ///
@@ -208,23 +179,21 @@ unsafe fn keep(table: &ResultRelInfo) {
         RETIRED.with_borrow_mut(|retired| retired.push(context));
         let before = pg_sys::MemoryContextSwitchTo(context);
         let all = relation::triggers_of(table.ri_TrigDesc);
-        let mut kept = Table { context, triggers: Vec::new(), is_complete: true, user: None };
+        let mut kept = Table { context, triggers: Vec::new(), user: None };
         for (index, described) in all.iter().enumerate() {
-            if described.tgenabled == pg_sys::TRIGGER_DISABLED as i8 || !trigger::is_ours(described) {
+            let disabled = described.tgenabled == pg_sys::TRIGGER_DISABLED as i8;
+            if disabled || described.tgqual.is_null() || !trigger::is_ours(described) {
                 continue;
             }
-            let filter = match described.tgqual.is_null() {
+            let filter = match log_now::is_condition_of(described) {
                 true => None,
                 false => {
-                    let Some(filter) = Filter::of(described, all) else {
-                        kept.is_complete = false;
-                        continue;
-                    };
+                    let Some(filter) = Filter::of(described, all) else { continue };
                     kept.user = Some(pg_sys::GetUserId());
                     Some(filter)
                 }
             };
-            let immediate = Immediate::new(described, filter, context);
+            let immediate = Immediate::new(Fires::of(described), filter, context);
             kept.triggers.push(Kept { index, trigger: described.tgoid, immediate });
         }
         pg_sys::MemoryContextSwitchTo(before);

@@ -7,10 +7,11 @@
 use std::ffi::{CStr, CString};
 use std::ptr;
 
+use pgrx::pg_sys::BoolExprType::{AND_EXPR, OR_EXPR};
 use pgrx::pg_sys::{self, Datum, Node, Oid};
 use pgrx::{pg_extern, pg_guard, PgSqlErrorCode};
 
-use super::version;
+use super::{version, when};
 use crate::error;
 
 /// Numbers of the relations in an expression: PostgreSQL's own in a trigger, and one for the plain row. `expression`
@@ -168,17 +169,17 @@ impl Filter {
 }
 
 fn both(a: *mut Node, b: *mut Node) -> *mut Node {
-    joined(pg_sys::BoolExprType::AND_EXPR, a, b)
+    joined(AND_EXPR, &[a, b])
 }
 
 fn either(a: *mut Node, b: *mut Node) -> *mut Node {
-    joined(pg_sys::BoolExprType::OR_EXPR, a, b)
+    joined(OR_EXPR, &[a, b])
 }
 
-fn joined(by: pg_sys::BoolExprType::Type, a: *mut Node, b: *mut Node) -> *mut Node {
-    // SAFETY: a list of two expressions.
+fn joined(by: pg_sys::BoolExprType::Type, terms: &[*mut Node]) -> *mut Node {
+    // SAFETY: a list of expressions.
     unsafe {
-        let list = pg_sys::lappend(pg_sys::lappend(ptr::null_mut(), a.cast()), b.cast());
+        let list = terms.iter().fold(ptr::null_mut(), |list, term| pg_sys::lappend(list, term.cast()));
         pg_sys::makeBoolExpr(by, list, -1).cast()
     }
 }
@@ -224,7 +225,7 @@ fn make_trigger(
     columns: Vec<i16>,
     record: Option<&str>,
 ) {
-    let (Some(part), &[function, ready]) = (Part::of(part), functions.as_slice()) else {
+    let (Some(part), &[function, ready, log_now]) = (Part::of(part), functions.as_slice()) else {
         error::internal(&format!("unknown part \"{part}\" of a table's triggers"))
     };
     let filter = stored.zip(over.map(Over::of));
@@ -240,12 +241,15 @@ fn make_trigger(
                 let condition = Filter::from_stored(stored, over).condition(part);
                 if part == Part::Options {
                     condition
+                } else if when::can_be_kept(condition) {
+                    joined(AND_EXPR, &[call(ready), condition, call(log_now)])
                 } else {
+                    // What it calls may change captured rows, which have to come after this one.
                     both(call(ready), condition)
                 }
             }
             None if part == Part::Options => pg_sys::makeBoolConst(false, false),
-            None => ptr::null_mut(),
+            None => call(log_now),
         };
         let string = |text: *const core::ffi::c_char| pg_sys::makeString(pg_sys::pstrdup(text)).cast();
         let list = |items: Vec<*mut core::ffi::c_void>| {
@@ -301,7 +305,7 @@ fn filter_text(stored: &[u8], over: &str, relation: Oid, row: Option<&str>) -> O
     let over = Over::of(over);
     let row_name = row.map(|row| CString::new(row).expect("text of SQL has no zero bytes"));
     // SAFETY: in SQL, `stored` is a pg_node_tree. The condition of such a trigger is FALSE, or FALSE or ready() AND the
-    // filter; of any other there may come an error. Deparsed, its only relation is the first of the context. The result
+    // filter, and perhaps AND log_now(); of any other there may come an error. Deparsed, its only relation is the first of the context. The result
     // is a text in SQL, whose form is a bytea's.
     unsafe {
         let whole = Filter::from_stored(stored, over).tree;
@@ -309,7 +313,7 @@ fn filter_text(stored: &[u8], over: &str, relation: Oid, row: Option<&str>) -> O
             return None;
         }
         let terms = (*whole.cast::<pg_sys::BoolExpr>()).args;
-        if pg_sys::list_length(terms) != 2 {
+        if pg_sys::list_length(terms) < 2 {
             return None;
         }
         let tree = pg_sys::list_nth(terms, 1).cast();

@@ -1,13 +1,12 @@
 //! Changes logged while the executor makes them.
 //!
-//! In: the evaluation of a condition that the executor takes for the WHEN clause of our trigger. Out: the change in the
-//! buffer, and "false".
+//! In: the evaluation of the WHEN clause of our trigger, which is `log_now`, or what `executor` has put in its place. Out:
+//! the change in the buffer, and "false".
 //!
 //! PostgreSQL looks at the WHEN clause of an AFTER ROW trigger as soon as the row is changed, with the row before and the row
 //! after it at hand (TriggerEnabled in trigger.c). Only where it is true an event is queued, for which both rows are fetched
-//! again and the function is called when the statement ends; that costs several times what capture does. So where
-//! `executor` can, it puts one of these in the place of the clause: no event is queued, and the change stands in the buffer
-//! in the order in which rows really changed.
+//! again and the function is called when the statement ends; that costs several times what capture does. So the clause is
+//! one of these: no event is queued, and the change stands in the buffer in the order in which rows really changed.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -28,41 +27,42 @@ use crate::{capture, origin};
 pub struct Immediate {
     /// The executor knows no more of it than this.
     state: ExprState,
+    /// Null until it is known.
     relation: Cell<Relation>,
-    /// The function of the trigger, and whether it is to fire always.
-    function: Oid,
-    always: bool,
-    filter: Option<Filter>,
+    trigger: Cell<Fires>,
+    filter: Cell<Option<Filter>>,
+}
+
+/// What of a trigger matters here.
+#[derive(Clone, Copy)]
+pub struct Fires {
+    pub function: Oid,
+    pub always: bool,
+}
+
+impl Fires {
+    pub fn of(trigger: &pg_sys::Trigger) -> Fires {
+        Fires { function: trigger.tgfoid, always: trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8 }
+    }
 }
 
 impl Immediate {
-    /// That of a trigger, allocated in `context`.
+    /// One of a trigger, allocated in `context`.
     ///
     /// # Safety
     /// `filter` lives as long.
-    pub unsafe fn new(
-        trigger: &pg_sys::Trigger,
-        filter: Option<Filter>,
-        context: MemoryContext,
-    ) -> *mut Immediate {
+    pub unsafe fn new(trigger: Fires, filter: Option<Filter>, context: MemoryContext) -> *mut Immediate {
         let state = ExprState {
             type_: pg_sys::NodeTag::T_ExprState,
             flags: pg_sys::EEO_FLAG_IS_QUAL as u8,
             evalfunc: Some(log_at_once),
             ..Default::default()
         };
-        let always = trigger.tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as i8;
-        let immediate = Immediate {
-            state,
-            relation: Cell::new(ptr::null_mut()),
-            function: trigger.tgfoid,
-            always,
-            filter,
-        };
+        let (relation, trigger, filter) = (Cell::new(ptr::null_mut()), Cell::new(trigger), Cell::new(filter));
         // SAFETY: memory of that size, aligned for anything.
         unsafe {
             let place: *mut Immediate = pg_sys::MemoryContextAlloc(context, size_of::<Immediate>()).cast();
-            place.write(immediate);
+            place.write(Immediate { state, relation, trigger, filter });
             place
         }
     }
@@ -73,9 +73,39 @@ impl Immediate {
         (&raw const self.state).cast_mut()
     }
 
+    pub fn is_of_a_relation(&self) -> bool {
+        !self.relation.get().is_null()
+    }
+
+    /// Says whose rows it is evaluated for, and by which filter.
+    pub fn belongs_to(&self, relation: Relation, trigger: Fires, filter: Option<Filter>) {
+        self.relation.set(relation);
+        self.trigger.set(trigger);
+        self.filter.set(filter);
+    }
+
     /// The filter by itself, if there is one.
     pub fn filter(&self) -> Option<Filter> {
-        self.filter
+        self.filter.get()
+    }
+
+    /// Logs the change whose rows are in the context.
+    ///
+    /// # Safety
+    /// The executor evaluates a condition of a trigger of the relation in this context, and nothing is borrowed.
+    #[inline]
+    pub unsafe fn log(&self, context: *mut ExprContext) {
+        // SAFETY: as the caller vouches; the relation is open. An UPDATE that moves a row to another partition is one of the
+        // partitioned table as well, but for foreign keys only.
+        unsafe {
+            let kind = (*(*self.relation.get()).rd_rel).relkind as u8;
+            if kind == pg_sys::RELKIND_PARTITIONED_TABLE || !origin::is_logged(|| self.trigger.get().always) {
+                return;
+            }
+            if let Some(change) = self.change(context) {
+                capture::log_change(&change);
+            }
+        }
     }
 
     /// What is to be logged of a change.
@@ -87,14 +117,15 @@ impl Immediate {
         // SAFETY: the slots have the rows before and after the change, if there are such; both are of the relation, which is
         // open. Errors jump over this frame, which owns nothing.
         unsafe {
-            if self.filter.is_some_and(|filter| !filter.passes(context)) {
+            let filter = self.filter.get();
+            if filter.is_some_and(|filter| !filter.passes(context)) {
                 return None;
             }
             let (old, new) = ((*context).ecxt_innertuple, (*context).ecxt_outertuple);
             let event = match (old.is_null(), new.is_null()) {
                 (true, _) => Event::Insert,
                 (_, true) => Event::Delete,
-                _ => match self.filter.and_then(|filter| filter.was_and_is_in(context)) {
+                _ => match filter.and_then(|filter| filter.was_and_is_in(context)) {
                     Some((false, true)) => Event::Insert,
                     Some((true, false)) => Event::Delete,
                     _ => Event::Update,
@@ -103,7 +134,7 @@ impl Immediate {
             let none = ptr::null_mut();
             Some(RowChange {
                 relation: self.relation.get(),
-                function: self.function,
+                function: self.trigger.get().function,
                 event,
                 moment: Moment::AtOnce((*(*context).ecxt_estate).es_output_cid),
                 before: if event == Event::Insert { none } else { tuple(old) },
@@ -133,15 +164,10 @@ unsafe extern "C-unwind" fn log_at_once(
     context: *mut ExprContext,
     is_null: *mut bool,
 ) -> Datum {
-    // SAFETY: as PostgreSQL calls it; nothing else refers to ours meanwhile.
+    // SAFETY: as PostgreSQL calls it.
     unsafe {
         *is_null = false;
-        let this = &*state.cast::<Immediate>();
-        if origin::is_logged(|| this.always) {
-            if let Some(change) = this.change(context) {
-                capture::log_change(&change);
-            }
-        }
+        (*state.cast::<Immediate>()).log(context);
     }
     Datum::from(false)
 }

@@ -13,6 +13,7 @@ pub mod heap;
 mod immediate;
 pub mod latch;
 pub mod lock;
+mod log_now;
 mod raw;
 pub mod relation;
 mod room;

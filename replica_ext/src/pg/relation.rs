@@ -323,6 +323,24 @@ pub unsafe fn triggers<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigger] 
     unsafe { triggers_of((*relation).trigdesc) }
 }
 
+/// The tables in a list of the executor's.
+///
+/// # Safety
+/// The list is of ResultRelInfos, or NULL, and valid as long as the result is used.
+pub unsafe fn result_tables<'a>(
+    list: *const pg_sys::List,
+) -> impl Iterator<Item = &'a pg_sys::ResultRelInfo> {
+    // SAFETY: a list has as many elements as its length says.
+    let cells = unsafe {
+        match list.as_ref() {
+            None => &[],
+            Some(list) => std::slice::from_raw_parts(list.elements, list.length as usize),
+        }
+    };
+    // SAFETY: as the caller vouches.
+    cells.iter().map(|cell| unsafe { &*cell.ptr_value.cast() })
+}
+
 /// Those of a description.
 ///
 /// # Safety

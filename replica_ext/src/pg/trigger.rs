@@ -2,6 +2,7 @@
 //!
 //! They are plain C functions rather than `#[pg_trigger]`: the latter looks up names and allocates for each row.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
@@ -147,13 +148,25 @@ pub fn is_ours(trigger: &pg_sys::Trigger) -> bool {
     if kind & pg_sys::TRIGGER_TYPE_ROW == 0 || kind & timing != 0 || trigger.tgdeferrable {
         return false;
     }
+    thread_local! {
+        /// That function, as long as it has its oid.
+        static LAST: Cell<Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    }
+    if LAST.get() == trigger.tgfoid {
+        return true;
+    }
     let mut function = pg_sys::FmgrInfo::default();
     // SAFETY: the function of a trigger exists.
     unsafe { pg_sys::fmgr_info(trigger.tgfoid, &mut function) };
-    function.fn_addr.is_some_and(|called| std::ptr::fn_addr_eq(called, pyreplica_log_change as Function))
+    let is_ours =
+        function.fn_addr.is_some_and(|called| std::ptr::fn_addr_eq(called, pyreplica_log_change as Function));
+    if is_ours {
+        LAST.set(trigger.tgfoid);
+    }
+    is_ours
 }
 
-type Function = unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum;
+pub type Function = unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum;
 
 macro_rules! finfo {
     ($name:ident) => {

@@ -16,7 +16,7 @@ use pgrx::pg_guard;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, ExprContext, ExprState, FunctionCallInfo, Node, Oid, Trigger, TriggerData};
 
-use super::{executor, relation};
+use super::{executor, log_now, relation};
 
 /// A condition that is kept.
 #[derive(Clone, Copy)]
@@ -61,14 +61,20 @@ impl Filter {
     pub unsafe fn of(trigger: &Trigger, all: &[Trigger]) -> Option<Filter> {
         // SAFETY: PostgreSQL made the text of a tree.
         unsafe {
-            let terms: *mut pg_sys::Expr = pg_sys::make_ands_implicit(tree(trigger).cast()).cast();
+            let tree = log_now::without(tree(trigger));
+            let terms: *mut pg_sys::Expr = pg_sys::make_ands_implicit(tree.cast()).cast();
             let terms: *mut Node = pg_sys::expression_planner(terms).cast();
-            if pg_sys::contain_volatile_functions(terms) || cannot_be_kept(terms, ptr::null_mut()) {
+            if !can_be_kept(terms) {
                 return None;
             }
             let whole = pg_sys::ExecInitQual(terms.cast(), ptr::null_mut());
             Some(Filter { whole, sides: Sides::of(trigger, all) })
         }
+    }
+
+    /// One that is true of all rows that it is asked about.
+    pub fn of_sides(sides: Sides) -> Filter {
+        Filter { whole: ptr::null_mut(), sides: Some(sides) }
     }
 
     /// NULL where it is always true.
@@ -175,12 +181,27 @@ unsafe fn is_of_no_statement(node: *mut Node) -> bool {
             T_ScalarArrayOpExpr => {
                 (*node.cast::<pg_sys::ScalarArrayOpExpr>()).hashfuncid == pg_sys::InvalidOid
             }
+            // An array or a row has its values checked by the types of what it holds, as their domains say.
+            T_CoerceViaIO => is_plain((*node.cast::<pg_sys::CoerceViaIO>()).resulttype),
             T_List | T_Const | T_FuncExpr | T_OpExpr | T_DistinctExpr | T_NullIfExpr | T_BoolExpr
-            | T_NullTest | T_BooleanTest | T_RelabelType | T_CoerceViaIO | T_CaseExpr | T_CaseWhen
-            | T_CaseTestExpr | T_CoalesceExpr | T_ArrayExpr | T_SubscriptingRef | T_SQLValueFunction => true,
+            | T_NullTest | T_BooleanTest | T_RelabelType | T_CaseExpr | T_CaseWhen | T_CaseTestExpr
+            | T_CoalesceExpr | T_ArrayExpr | T_SubscriptingRef | T_SQLValueFunction => true,
             _ => false,
         }
     }
+}
+
+/// Whether it is one of PostgreSQL's own types, and none that holds values of others.
+unsafe fn is_plain(type_oid: Oid) -> bool {
+    /// access/transam.h: what initdb has numbered by itself comes from there on.
+    const FIRST_UNPINNED: u32 = 12000;
+    // SAFETY: looks the type up in the system cache.
+    let category = unsafe {
+        let (mut category, mut preferred) = (0, false);
+        pg_sys::get_type_category_preferred(type_oid, &mut category, &mut preferred);
+        category as u8
+    };
+    type_oid.to_u32() < FIRST_UNPINNED && !matches!(category, b'A' | b'C' | b'P' | b'R')
 }
 
 impl Sides {
@@ -189,7 +210,7 @@ impl Sides {
     ///
     /// # Safety
     /// The trigger has a condition, and is one of `all` those of an open relation.
-    unsafe fn of(trigger: &Trigger, all: &[Trigger]) -> Option<Sides> {
+    pub unsafe fn of(trigger: &Trigger, all: &[Trigger]) -> Option<Sides> {
         // SAFETY: the caller vouches for the triggers.
         unsafe {
             if u32::from(trigger.tgtype as u16) & pg_sys::TRIGGER_TYPE_UPDATE == 0 {
@@ -199,8 +220,8 @@ impl Sides {
             if !words.any(|word| word == b"rows") {
                 return None;
             }
-            let (_ready, either) = terms(tree(trigger))?;
-            let (before, after) = terms(either)?;
+            let &[_ready, either, ..] = terms(tree(trigger)).as_slice() else { return None };
+            let &[before, after] = terms(either).as_slice() else { return None };
             let compiled = |term: *mut Node| {
                 pg_sys::ExecInitExpr(pg_sys::expression_planner(term.cast()), ptr::null_mut())
             };
@@ -233,20 +254,28 @@ impl Sides {
     }
 }
 
-/// The two terms of an AND or OR.
+/// The terms of an AND or OR; none of what is neither.
 ///
 /// # Safety
 /// `node` is of an expression.
-unsafe fn terms(node: *mut Node) -> Option<(*mut Node, *mut Node)> {
+unsafe fn terms(node: *mut Node) -> Vec<*mut Node> {
     // SAFETY: a node's tag tells its type, and a list its length.
     unsafe {
         if (*node).type_ != pg_sys::NodeTag::T_BoolExpr {
-            return None;
+            return Vec::new();
         }
         let terms = (*node.cast::<pg_sys::BoolExpr>()).args;
-        let term = |n| pg_sys::list_nth(terms, n).cast();
-        (pg_sys::list_length(terms) == 2).then(|| (term(0), term(1)))
+        (0..pg_sys::list_length(terms)).map(|n| pg_sys::list_nth(terms, n).cast()).collect()
     }
+}
+
+/// Whether a condition can be kept. Asked before the planner has seen it, of functions in SQL it does not know what they say.
+///
+/// # Safety
+/// `terms` is of an expression.
+pub unsafe fn can_be_kept(terms: *mut Node) -> bool {
+    // SAFETY: as the caller vouches.
+    unsafe { !pg_sys::contain_volatile_functions(terms) && !cannot_be_kept(terms, ptr::null_mut()) }
 }
 
 /// Whether the row of an UPDATE was in the table's filter, and whether it is.

@@ -41,22 +41,67 @@ pub mod tests {
         assert_eq!(log_of("").len(), 4);
     }
 
-    /// Rows that are routed are known to the executor too late, and a statement is logged one way or the other.
+    /// The first statement of a session, and COPY, read the conditions themselves.
     #[pg_test]
-    fn a_statement_that_routes_rows_is_left_to_the_triggers() {
+    fn a_filter_holds_where_nothing_is_kept() {
+        Spi::run(
+            "create table t (id int primary key, n int) partition by range (id);
+             create table t_1 partition of t for values from (0) to (100);
+             create table t_2 partition of t for values from (100) to (200);
+             select pyreplica.add_table('t', row_filter => 'n > 5');
+             copy t from program 'printf \"1\\t1\\n2\\t6\\n\"';
+             insert into t values (3, 3), (4, 7);
+             update t set n = n + 3;
+             update t set id = id + 100 where id in (3, 4);
+             update t set n = 0 where id = 2;
+             delete from t",
+        )
+        .expect("changes");
+        assert_eq!(
+            log_of(""),
+            [
+                "INSERT INTO public.t (id, n) VALUES (2, 6)",
+                "INSERT INTO public.t (id, n) VALUES (4, 7)",
+                "UPDATE public.t SET n = 9 WHERE id = 2",
+                "INSERT INTO public.t (id, n) VALUES (3, 6)",
+                "UPDATE public.t SET n = 10 WHERE id = 4",
+                "DELETE FROM public.t WHERE id = 3",
+                "INSERT INTO public.t (id, n) VALUES (103, 6)",
+                "DELETE FROM public.t WHERE id = 4",
+                "INSERT INTO public.t (id, n) VALUES (104, 10)",
+                "DELETE FROM public.t WHERE id = 2",
+                "DELETE FROM public.t WHERE id = 103",
+                "DELETE FROM public.t WHERE id = 104",
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn nor_for_rows_that_are_routed_to_partitions() {
         Spi::run(
             "create table part (id int primary key) partition by range (id);
              create table part_1 partition of part for values from (0) to (100);
-             create table child (id int primary key references part);
+             create table part_2 (id int primary key);
+             alter table part attach partition part_2 for values from (100) to (200);
+             create table child (id int primary key references part on update cascade);
              select pyreplica.add_table('part'), pyreplica.add_table('child')",
         )
         .expect("tables");
         let both =
-            "with p as (insert into part values (1), (2) returning id) insert into child select id from p";
-        assert_eq!(calls_of_the_trigger(both), 4);
+            "with p as (insert into part values (1), (101) returning id) insert into child select id from p";
+        assert_eq!(calls_of_the_trigger(both), 0);
+        assert_eq!(calls_of_the_trigger("update part set id = id + 100 where id = 2"), 0);
+        Spi::run("copy part_1 from program 'echo 7'; copy part from program 'echo 8'").expect("rows");
         assert_eq!(
-            log_of("")[..2],
-            ["INSERT INTO public.part (id) VALUES (1)", "INSERT INTO public.child (id) VALUES (1)"]
+            log_of(""),
+            [
+                "INSERT INTO public.part (id) VALUES (1)",
+                "INSERT INTO public.child (id) VALUES (1)",
+                "INSERT INTO public.part (id) VALUES (101)",
+                "INSERT INTO public.child (id) VALUES (101)",
+                "INSERT INTO public.part (id) VALUES (7)",
+                "INSERT INTO public.part (id) VALUES (8)",
+            ]
         );
     }
 
@@ -139,6 +184,33 @@ pub mod tests {
         });
     }
 
+    /// What of a statement's rows gives up or takes a key is not only known, it is logged where it was done.
+    #[pg_test]
+    fn a_before_trigger_makes_room_for_each_row() {
+        for partitioned in ["", "partition by range (id)"] {
+            Spi::run(&format!(
+                "create table u (id int primary key, v text) {partitioned};
+                 do $$ begin if '{partitioned}' <> '' then
+                    create table u_1 partition of u for values from (0) to (100);
+                 end if; end $$;
+                 select pyreplica.add_table('u');
+                 create function make_room() returns trigger language plpgsql as
+                    $$ begin delete from u where id = new.id; return new; end $$;
+                 create trigger b before insert on u for each row execute function make_room()"
+            ))
+            .expect("a table");
+            let log = log_of(
+                "copy u from program 'printf \"1\\ta\\n1\\tb\\n\"'; insert into u values (1, 'c'), (2, 'd')",
+            );
+            let insert = |values| format!("INSERT INTO public.u (id, v) VALUES ({values})");
+            let delete = || "DELETE FROM public.u WHERE id = 1".to_owned();
+            let expected =
+                [insert("1, 'a'"), delete(), insert("1, 'b'"), delete(), insert("1, 'c'"), insert("2, 'd'")];
+            assert_eq!(log, expected, "{partitioned}");
+            Spi::run("drop table u; drop function make_room; truncate pyreplica.log_0").expect("an end");
+        }
+    }
+
     #[pg_test]
     fn a_trigger_that_only_looks_like_ours_fires() {
         captured("t", "id int primary key");
@@ -166,5 +238,29 @@ pub mod tests {
              insert into t values (4)",
         );
         assert_eq!(log.len(), 2, "{log:?}");
+    }
+
+    #[pg_test]
+    fn what_others_make_of_the_condition_logs_nothing() {
+        captured("t", "id int primary key, n int");
+        Spi::run(
+            "create table other (id int primary key, check (pyreplica.log_now()));
+             create function nothing() returns trigger language plpgsql as $$ begin return new; end $$;
+             create trigger a after insert on t for each statement when (pyreplica.log_now()) execute function nothing();
+             create trigger b before insert on t for each row when (pyreplica.log_now()) execute function nothing();
+             create trigger c after insert on t for each row when (pyreplica.log_now()) execute function nothing();
+             create trigger d after insert on other for each row when (pyreplica.log_now()) execute function nothing()",
+        )
+        .expect("tables and triggers");
+        let log = log_of(
+            "with x as (insert into other values (7) returning id) insert into t select id from x;
+             copy t (id) from program 'echo 8'",
+        );
+        assert_eq!(log.len(), 2, "{log:?}");
+    }
+
+    #[pg_test(error = "pyreplica.log_now() can only stand in the WHEN clause of a trigger")]
+    fn called_as_a_function_it_is_refused() {
+        Spi::run("select pyreplica.log_now()").expect("unreachable");
     }
 }
