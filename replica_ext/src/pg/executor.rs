@@ -53,11 +53,7 @@ mod raw {
     }
 }
 
-#[no_mangle]
-pub extern "C" fn pg_finfo_pyreplica_ready() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+finfo!(pg_finfo_pyreplica_ready);
 
 /// `pyreplica.ready()`, which stands in each WHEN clause and is true. It loads this library: without it a session that
 /// writes nothing but rows that do not pass would never do so. PostgreSQL evaluates it once in a statement, since it is

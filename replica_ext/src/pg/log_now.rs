@@ -18,16 +18,6 @@ use super::when::{Filter, Sides};
 use super::{relation, trigger};
 use crate::{error, guc};
 
-macro_rules! finfo {
-    ($($name:ident),+) => {
-        $(#[no_mangle]
-        pub extern "C" fn $name() -> &'static pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        })+
-    };
-}
-
 finfo!(
     pg_finfo_pyreplica_log_now,
     pg_finfo_pyreplica_log_now_support,
@@ -183,7 +173,8 @@ unsafe extern "C-unwind" fn fetch(state: *mut ExprState, step: *mut ExprEvalStep
     // SAFETY: a step of the kind that `set_up` was called for, which has filled the workspace.
     unsafe {
         let immediate = &*(*(*step).d.sbsref.state).workspace.cast::<Immediate>();
-        let known = immediate.is_of_a_relation() || find_trigger(immediate, state, context);
+        let known =
+            immediate.is_of_a_relation() || is_last(state, step) && find_trigger(immediate, state, context);
         let at_once = known && guc::log_at_once();
         if at_once {
             immediate.log(context);
@@ -191,6 +182,16 @@ unsafe extern "C-unwind" fn fetch(state: *mut ExprState, step: *mut ExprEvalStep
         *(*step).resnull = false;
         *(*step).resvalue = Datum::from(!at_once);
     }
+}
+
+/// Whether a step is the last term of a condition, as the call that we have put there is. In a filter, or in what a filter
+/// calls, somebody may have put another.
+///
+/// # Safety
+/// The expression is being evaluated, and the step is one of it.
+unsafe fn is_last(state: *mut ExprState, step: *mut ExprEvalStep) -> bool {
+    // SAFETY: as the caller vouches. A condition ends with its last term, the look at it (EEOP_QUAL), and the end.
+    unsafe { (*state).steps_len >= 3 && (*state).steps.add((*state).steps_len as usize - 3) == step }
 }
 
 /// Finds out of which trigger this is the condition, compiled for the statement at hand; false if it is none of ours, which is

@@ -5,6 +5,17 @@
 //! by pgrx, so that its ERROR unwinds as a Rust panic and runs destructors; but for those of `unguarded`, and those of
 //! `raw`, of which several have one guard together.
 
+/// What PostgreSQL asks of a function in C before its first call: that it is called by the convention of version 1.
+macro_rules! finfo {
+    ($($name:ident),+ $(,)?) => {
+        $(#[no_mangle]
+        pub extern "C" fn $name() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        })+
+    };
+}
+
 mod chunk;
 mod executor;
 pub mod expression;

@@ -168,19 +168,7 @@ pub fn is_ours(trigger: &pg_sys::Trigger) -> bool {
 
 pub type Function = unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum;
 
-macro_rules! finfo {
-    ($name:ident) => {
-        #[no_mangle]
-        pub extern "C" fn $name() -> &'static pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
-    };
-}
-
-finfo!(pg_finfo_pyreplica_log_change);
-finfo!(pg_finfo_pyreplica_log_truncate);
-finfo!(pg_finfo_pyreplica_log_statement);
+finfo!(pg_finfo_pyreplica_log_change, pg_finfo_pyreplica_log_truncate, pg_finfo_pyreplica_log_statement);
 
 /// # Safety
 /// Called by PostgreSQL.

@@ -3,13 +3,14 @@
 //! In: a trigger of a table with a row filter, and calls of the one for UPDATE. Out: its condition for the executor, and on
 //! which side of the filter a row was and is.
 //! PostgreSQL reads a WHEN clause from its stored text in every statement, which takes a third of an INSERT of one row
-//! and half an UPDATE, for each trigger. A condition is kept beyond its statement only if it calls nothing but functions in
-//! C, of which none is volatile: then it cannot come to itself again while it is evaluated. (What a simple function in SQL
-//! says is then part of it.) And only if no step of it remembers anything of the statement that came to it first, as one with
-//! the whole row does. It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user
-//! may call.
+//! and half an UPDATE, for each trigger. A condition is kept beyond its statement only if nothing of the users' can run while it
+//! is evaluated: it could come to itself again, or change rows before the one that it is asked about is logged. So it is made
+//! of PostgreSQL's own immutable functions over types that are named: what takes any type may call what users have made for
+//! theirs (a cast to json, the check of a domain), and what is stable may read a view. (What a simple function in SQL says is
+//! part of it.) And no step of it may remember anything of the statement that came to it first, as one with the whole row
+//! does. It follows from the table and the functions, of whose changes PostgreSQL tells, and from what the user may call.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use pgrx::pg_guard;
@@ -34,9 +35,10 @@ pub struct Sides {
     context: *mut ExprContext,
 }
 
-/// Languages by their oids in pg_language.dat.
+/// The language of PostgreSQL's own functions, by its oid in pg_language.dat.
 const INTERNAL: Oid = Oid::from_u32(12);
-const C: Oid = Oid::from_u32(13);
+/// A type that is no domain, row, enum, range, or one that stands for several.
+const BASE_TYPE: c_char = pg_sys::TYPTYPE_BASE as c_char;
 
 /// PostgreSQL's functions, called where nothing has to be dropped when they raise an ERROR.
 mod raw {
@@ -134,8 +136,7 @@ unsafe fn tree(trigger: &Trigger) -> *mut Node {
     }
 }
 
-/// Whether an expression is, or has in it, what may not be evaluated beyond its statement, or calls what is not written
-/// in C.
+/// Whether an expression is, or has in it, what may not be evaluated beyond its statement, or may run what is the users'.
 ///
 /// # Safety
 /// Called with a node of an expression.
@@ -143,7 +144,7 @@ unsafe fn tree(trigger: &Trigger) -> *mut Node {
 unsafe extern "C-unwind" fn cannot_be_kept(node: *mut Node, context: *mut c_void) -> bool {
     #[pg_guard]
     unsafe extern "C-unwind" fn is_other(function: Oid, _context: *mut c_void) -> bool {
-        // SAFETY: a row of pg_proc begins with its fixed columns.
+        // SAFETY: a row of pg_proc begins with its fixed columns, of which the last are the types of the arguments.
         unsafe {
             let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
             let row = pg_sys::SearchSysCache1(cache, function.into());
@@ -152,9 +153,16 @@ unsafe extern "C-unwind" fn cannot_be_kept(node: *mut Node, context: *mut c_void
             }
             let header = (*row).t_data;
             let columns: *const pg_sys::FormData_pg_proc = header.byte_add((*header).t_hoff as usize).cast();
-            let language = (*columns).prolang;
+            let is_own = (*columns).prolang == INTERNAL
+                && (*columns).provolatile == pg_sys::PROVOLATILE_IMMUTABLE as c_char;
+            let arguments = (*columns).proargtypes.values.as_slice((*columns).pronargs as usize);
+            let types: Vec<Oid> = arguments.iter().copied().chain([(*columns).prorettype]).collect();
             pg_sys::ReleaseSysCache(row);
-            language != INTERNAL && language != C
+            // Values of an enum are compared by the catalog.
+            let is_known = |&type_oid: &Oid| {
+                type_oid == pg_sys::ANYENUMOID || pg_sys::get_typtype(type_oid) == BASE_TYPE
+            };
+            !(is_own && types.iter().all(is_known))
         }
     }
     // SAFETY: PostgreSQL calls walkers with a node and the context.
@@ -183,9 +191,12 @@ unsafe fn is_of_no_statement(node: *mut Node) -> bool {
             }
             // An array or a row has its values checked by the types of what it holds, as their domains say.
             T_CoerceViaIO => is_plain((*node.cast::<pg_sys::CoerceViaIO>()).resulttype),
+            T_MinMaxExpr => is_plain((*node.cast::<pg_sys::MinMaxExpr>()).minmaxtype),
+            // Of an array, which alone has elements of a type.
+            T_SubscriptingRef => (*node.cast::<pg_sys::SubscriptingRef>()).refelemtype != pg_sys::InvalidOid,
             T_List | T_Const | T_FuncExpr | T_OpExpr | T_DistinctExpr | T_NullIfExpr | T_BoolExpr
             | T_NullTest | T_BooleanTest | T_RelabelType | T_CaseExpr | T_CaseWhen | T_CaseTestExpr
-            | T_CoalesceExpr | T_ArrayExpr | T_SubscriptingRef | T_SQLValueFunction => true,
+            | T_CoalesceExpr | T_ArrayExpr | T_SQLValueFunction => true,
             _ => false,
         }
     }

@@ -263,4 +263,57 @@ pub mod tests {
     fn called_as_a_function_it_is_refused() {
         Spi::run("select pyreplica.log_now()").expect("unreachable");
     }
+
+    /// It runs code of the user's in the middle of a condition, which comes to it again.
+    #[pg_test]
+    fn a_cast_of_the_user_in_a_filter_may_write_to_the_table() {
+        both_ways(|| {
+            Spi::run(
+                "create type en as enum ('a', 'b');
+                 create table t (id int primary key, s text, m en);
+                 create function enj(c en) returns json language plpgsql as $$ begin
+                    if c = 'b' then insert into t values (1000, 'xx1', 'a'); end if; return '1';
+                 end $$;
+                 create cast (en as json) with function enj(en);
+                 select pyreplica.add_table('t', row_filter => 's || to_jsonb(m)::text like ''x%1''')",
+            )
+            .expect("a table");
+            let log = log_of("insert into t values (1, 'xa', 'a'); insert into t values (2, 'xa', 'b')");
+            assert_eq!(log.len(), 3, "{log:?}");
+            Spi::run("drop table t cascade; drop cast (en as json); drop type en cascade").expect("an end");
+        });
+    }
+
+    #[pg_test]
+    fn only_our_own_term_of_a_condition_logs() {
+        both_ways(|| {
+            Spi::run(
+                "create domain dn as int check (pyreplica.log_now() or value > -50);
+                 create table t (id int primary key, n int);
+                 select pyreplica.add_table('t', row_filter => 'n::dn > 5 and (pyreplica.log_now() or id > 0)')",
+            )
+            .expect("a table");
+            let log = log_of(
+                "insert into t values (1, 1), (2, 10); update t set n = 20 where id = 2;
+                 copy t from program 'printf \"11\\t6\\n12\\t2\\n\"'; delete from t",
+            );
+            assert_eq!(log.len(), 5, "{log:?}");
+            Spi::run("drop table t cascade; drop domain dn").expect("an end");
+        });
+    }
+
+    #[pg_test]
+    fn a_filter_of_what_is_the_servers_own_is_kept() {
+        Spi::run(
+            "create type mood as enum ('good', 'bad');
+             create table t (id int primary key, n numeric, m mood, v text, at date);
+             select pyreplica.add_table('t', row_filter =>
+                'm = ''good'' and greatest(n, 0) < 9 and lower(v) like ''a%'' and v <> all (array[''ab'', ''ac''])
+                 and coalesce(at, ''2020-01-01'') > ''2019-01-01'' and case when n is null then false else true end')",
+        )
+        .expect("a table");
+        let insert = "insert into t values (1, 1, 'good', 'A', null), (2, 1, 'bad', 'A', null)";
+        assert_eq!(calls_of_the_trigger(insert), 0);
+        assert_eq!(log_of("").len(), 1);
+    }
 }
