@@ -1,6 +1,7 @@
 //! The order of the transaction: where among the logged changes a change belongs.
 //!
-//! A row trigger fires at the end of its statement. When a user's trigger of one row changes further rows, these
+//! What is logged while its statement runs comes in order. A row trigger that is called (where a filter may run what is the
+//! users') is so at the end of its statement. When a user's trigger of one row changes further rows, these
 //! nested changes are logged first, although all rows of the outer statement changed before them:
 //!
 //! ```text

@@ -125,7 +125,7 @@ pub mod tests {
         );
     }
 
-    /// Rows of a COPY come when it has ended, around what the user's triggers for them have changed at once.
+    /// All rows are there before the first of these triggers fires, and in the log, although it fills a small buffer.
     #[pg_test]
     fn rows_of_a_copy_stand_before_what_its_triggers_change() {
         captured("t", "id int primary key, n int default 0");
