@@ -90,7 +90,7 @@ pub mod tests {
         let both =
             "with p as (insert into part values (1), (101) returning id) insert into child select id from p";
         assert_eq!(calls_of_the_trigger(both), 0);
-        assert_eq!(calls_of_the_trigger("update part set id = id + 100 where id = 2"), 0);
+        assert_eq!(calls_of_the_trigger("update part set id = 151 where id = 1"), 0);
         Spi::run("copy part_1 from program 'echo 7'; copy part from program 'echo 8'").expect("rows");
         assert_eq!(
             log_of(""),
@@ -99,6 +99,9 @@ pub mod tests {
                 "INSERT INTO public.child (id) VALUES (1)",
                 "INSERT INTO public.part (id) VALUES (101)",
                 "INSERT INTO public.child (id) VALUES (101)",
+                "DELETE FROM public.part WHERE id = 1",
+                "INSERT INTO public.part (id) VALUES (151)",
+                "UPDATE public.child SET id = 151 WHERE id = 1",
                 "INSERT INTO public.part (id) VALUES (7)",
                 "INSERT INTO public.part (id) VALUES (8)",
             ]
