@@ -374,6 +374,7 @@ impl Drop for Hanging {
     }
 }
 
+/// Not that a cancel whose connection such a server leaves open is waited for only a moment: here it ends by itself.
 #[test]
 fn a_slave_that_does_not_answer_keeps_no_other_and_no_order_waiting() {
     // GIVEN two slaves on servers of their own, of which one does not answer any more
