@@ -3,6 +3,7 @@
 //! In: columns and values of the log. Out: parameters and the types to prepare their statements with.
 
 use bytes::{BufMut, BytesMut};
+use jiff::Timestamp;
 use postgres::types::{to_sql_checked, Format, IsNull, Kind, ToSql, Type};
 
 use crate::decode::{Column, Relation, Value};
@@ -70,6 +71,7 @@ pub enum Owned {
     Value { bytes: Option<Box<[u8]>>, binary: bool },
     Array(Array),
     Text(Option<String>),
+    Time(Option<Timestamp>),
     Int4(i32),
     Int8(i64),
     Bool(Option<bool>),
@@ -97,6 +99,7 @@ impl ToSql for Owned {
             }
             Owned::Array(array) => array.to_sql(ty, out),
             Owned::Text(text) => text.to_sql(ty, out),
+            Owned::Time(time) => time.to_sql(ty, out),
             Owned::Int4(number) => number.to_sql(ty, out),
             Owned::Int8(number) => number.to_sql(ty, out),
             Owned::Bool(truth) => truth.to_sql(ty, out),

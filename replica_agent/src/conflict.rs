@@ -119,7 +119,7 @@ impl Event<'_> {
                     &self.applied,
                     &transaction.rank,
                     &transaction.xid.to_string(),
-                    &&*transaction.ts,
+                    &transaction.ts,
                     &transaction.username.as_deref(),
                     &transaction.origin.as_deref(),
                 ],
@@ -138,7 +138,7 @@ mod tests {
         let transaction = Transaction {
             rank: 812,
             xid: 7431,
-            ts: "now".into(),
+            ts: jiff::Timestamp::UNIX_EPOCH,
             origin: Some("shop".into()),
             username: None,
         };

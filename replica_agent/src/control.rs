@@ -129,7 +129,7 @@ impl Control {
                      extension was created anew.",
                     position.rank,
                     position.last_xid.map_or("unknown".to_owned(), |x| x.to_string()),
-                    position.last_ts.as_deref().unwrap_or("an unknown time")
+                    position.last_ts.map_or("an unknown time".to_owned(), |ts| ts.to_string())
                 ))
                 .hint("Copy the slave again with \"replica_agent copy\"."));
         }
@@ -201,7 +201,7 @@ impl Control {
                     &state,
                     &position.map(|p| p.rank),
                     &position.map(|p| p.snapshot.to_string()),
-                    &position.and_then(|p| p.last_ts.clone()),
+                    &position.and_then(|p| p.last_ts),
                     &error.map(one_line),
                     &error.and_then(|e| e.sqlstate()),
                     &error.and_then(|e| e.hint_text()),

@@ -209,7 +209,7 @@ mod tests {
             detail: None,
             applied: false,
         };
-        let transaction = Transaction { rank: 8, xid: 745, ts: "now".into(), origin: None, username: None };
+        let transaction = Transaction { rank: 8, xid: 745, ts: Timestamp::UNIX_EPOCH, origin: None, username: None };
         Note::new(&event, &transaction)
     }
 

@@ -280,8 +280,7 @@ impl Chain {
 
     fn raise(&self, at: &mut Position) {
         if let Some(head) = self.head.as_ref().filter(|head| head.rank > at.rank) {
-            (at.rank, at.last_xid) = (head.rank, head.last_xid);
-            at.last_ts.clone_from(&head.last_ts);
+            (at.rank, at.last_xid, at.last_ts) = (head.rank, head.last_xid, head.last_ts);
         }
     }
 }

@@ -102,7 +102,7 @@ impl Member {
         if position.rank <= self.position.rank {
             (position.rank, position.last_xid) = (self.position.rank, self.position.last_xid);
         }
-        position.last_ts = self.position.last_ts.clone();
+        position.last_ts = self.position.last_ts;
         position.settled = self.position.settled;
         if position != self.position {
             self.commit(&position)?;

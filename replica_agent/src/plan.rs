@@ -55,9 +55,8 @@ pub struct Window {
     pub spent: Spent,
 }
 
-/// What a chunk takes beside its payload: itself (32), its transaction (96) and the text of its time (48), and what the
-/// allocator adds to the payload.
-const CHUNK_BYTES: usize = 192;
+/// What a chunk takes beside its payload: itself (32), its transaction (96), and what the allocator adds to the payload.
+const CHUNK_BYTES: usize = 144;
 
 impl Window {
     /// That of all its transactions.

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Kind};
 
 /// A transaction of the master: 64 bits, never reused.
@@ -101,8 +103,8 @@ pub struct Position {
     pub settled: Rank,
     /// The transaction whose rank it is; unknown before the first.
     pub last_xid: Option<Xid>,
-    /// When that transaction was logged, as the master's text of a timestamptz.
-    pub last_ts: Option<String>,
+    /// When that transaction was logged, by the master's clock.
+    pub last_ts: Option<Timestamp>,
 }
 
 impl Position {

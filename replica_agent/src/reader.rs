@@ -30,6 +30,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postgres::Statement;
 
 use crate::error::{Error, Kind, Result};
@@ -59,8 +60,7 @@ const TRANSACTIONS: std::ops::RangeInclusive<i64> = 100..=20_000;
 pub struct Transaction {
     pub rank: Rank,
     pub xid: Xid,
-    /// Text of a timestamptz, in UTC.
-    pub ts: Box<str>,
+    pub ts: Timestamp,
     pub origin: Option<Arc<str>>,
     pub username: Option<Arc<str>>,
 }

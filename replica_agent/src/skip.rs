@@ -87,7 +87,7 @@ pub fn record(
                 &statement,
                 &sql,
                 &transaction.rank,
-                &&*transaction.ts,
+                &transaction.ts,
                 &transaction.username.as_deref(),
                 &transaction.origin.as_deref(),
             ],

@@ -76,8 +76,8 @@ impl Cancels {
         Ok(Cancelable(self.clone(), number))
     }
 
-    /// Cancels what they run, at the same time. Waits for none of them long: its server may be one that does not answer. What
-    /// cannot be cancelled ends with our process.
+    /// Cancels what they run, at the same time. Waits for none of them long: its server may be one that does not answer.
+    /// What cannot be cancelled ends with our process.
     pub fn cancel(&self) {
         const A_MOMENT: Duration = Duration::from_secs(1);
         let cancellers: Vec<Arc<Canceller>> =
@@ -126,8 +126,8 @@ impl Waker {
     }
 }
 
-/// Listens for `NOTIFY replicas`, and for the word to try again at once, on a session of its own, so that no queue of the master waits for a busy reader.
-/// Returns when it is told to stop.
+/// Listens for `NOTIFY replicas`, and for the word to try again at once, on a session of its own, so that no queue of the
+/// master waits for a busy reader. Returns when it is told to stop.
 pub fn listen(dsn: &Dsn, waker: &Waker, retries: &Waker, stop: &Stop) {
     /// How soon a listener notices the order to stop.
     const GLANCE: Duration = Duration::from_millis(500);

@@ -343,7 +343,7 @@ impl SlaveSession {
             Owned::Int8(position.rank),
             Owned::Text(Some(position.snapshot.to_string())),
             Owned::Text(position.last_xid.map(|x| x.to_string())),
-            Owned::Text(position.last_ts.clone()),
+            Owned::Time(position.last_ts),
             Owned::Int8(batch),
         ];
         self.client.send(&self.move_on, position);

@@ -69,7 +69,7 @@ pub(super) fn head(row: &Row, names: &mut Names) -> Result<Head> {
             xid: xid
                 .parse()
                 .map_err(|_| Error::new(Kind::Log, format!("malformed transaction id \"{xid}\"")))?,
-            ts: row.get::<_, &str>("ts").into(),
+            ts: row.get("ts"),
             origin: shared(&mut names.origin, row.get("origin")),
             username: shared(&mut names.username, row.get("username")),
         }),
@@ -89,6 +89,8 @@ pub(super) fn is_full(newer: &[Head], asked: Limits, transactions: i64) -> bool 
 
 #[cfg(test)]
 pub(super) mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::position::Xid;
 
@@ -99,7 +101,7 @@ pub(super) mod tests {
             transaction: Arc::new(Transaction {
                 rank,
                 xid,
-                ts: "".into(),
+                ts: Timestamp::UNIX_EPOCH,
                 origin: origin.map(Arc::from),
                 username: None,
             }),

@@ -34,7 +34,7 @@ pub(super) fn runs(
         }
         done += run.len();
         let last = &run[run.len() - 1].transaction;
-        position.last_ts = Some(last.ts.to_string());
+        position.last_ts = Some(last.ts);
         if last.rank > position.rank {
             position.rank = last.rank;
             position.last_xid = Some(last.xid);

@@ -13,7 +13,7 @@
 -- snapshot is taken after this.
 -- Snapshots are parsed once, in a sub-select.
 select null::bigint as rank, coalesce($8::text, pg_current_snapshot()::text) as snapshot, null::text as xid,
-       null::text as ts, null::int as changes, null::int as chunks, null::boolean as async,
+       null::timestamptz as ts, null::int as changes, null::int as chunks, null::boolean as async,
        null::text as origin, null::text as username, null::bytea as payload,
        known, given_up, case when $11 then pyreplica.disarm() end as woken, pyreplica.moved_sequences($12) as sequences,
        pyreplica.arm(null) as state, case when $13 then pyreplica.flush_wal() end as flushed
@@ -21,7 +21,7 @@ select null::bigint as rank, coalesce($8::text, pg_current_snapshot()::text) as 
           from pyreplica.slave where agent = $9 and name = any($10)) s
 union all
 -- Late, of one chunk: what the snapshot does not see above the rank up to which all of them had ended.
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username, payload, null, null, null, null, null, null
+select id, null, xid::text, ts, changes, chunks, async, origin, username, payload, null, null, null, null, null, null
   from pyreplica.log
  where final and chunks = 1
    and id > $3::bigint and id <= $1::bigint
@@ -31,7 +31,7 @@ select id, null, xid::text, ts::text, changes, chunks, async, origin, username, 
 union all
 -- Late, of several chunks, which are found by xid: in progress when the position was taken. Of these only those that
 -- have ended since are looked up. "is not false" and "+ 0" keep the planner from walking all ranks up to $1 instead.
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username, null, null, null, null, null, null, null
+select id, null, xid::text, ts, changes, chunks, async, origin, username, null, null, null, null, null, null, null
   from pyreplica.log
  where final is not false and chunks <> 1
    and id + 0 <= $1::bigint
@@ -39,14 +39,14 @@ select id, null, xid::text, ts::text, changes, chunks, async, origin, username, 
                         where pg_visible_in_snapshot(x, coalesce($8::text::pg_snapshot, pg_current_snapshot()))))
 union all
 -- Likewise: began after the position was taken, yet drew its rank before the position's.
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username, null, null, null, null, null, null, null
+select id, null, xid::text, ts, changes, chunks, async, origin, username, null, null, null, null, null, null, null
   from pyreplica.log
  where final is not false and chunks <> 1
    and id + 0 <= $1::bigint
    and xid >= pg_snapshot_xmax((select $2::text::pg_snapshot))
    and ($8::text is null or pg_visible_in_snapshot(xid, (select $8::text::pg_snapshot)))
 union all
-select id, null, xid::text, ts::text, changes, chunks, async, origin, username,
+select id, null, xid::text, ts, changes, chunks, async, origin, username,
        case when chunks = 1 then payload end, null, null, null, null, null, null
   from (select *, sum(changes) over w - changes as changes_before, sum(bytes) over w - bytes as bytes_before
           from (select *, case when chunks = 1 then octet_length(payload)::bigint else chunks * 7900::bigint end as bytes

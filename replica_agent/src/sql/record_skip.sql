@@ -8,5 +8,5 @@ insert into pyreplica_agent.conflict
        (agent, slave, conflict, relation, op, key, detail, applied, rank, xid, ts, username, origin)
 select $1, $2, 'set_aside', '', case when $4 = 0 then 'TRANSACTION' else 'STATEMENT' end, '',
        concat_ws(' ', format('Set aside by %s.', requested_by), $5::text), false, $6, $3::text::xid8,
-       $7::text::timestamptz, $8, $9
+       $7::timestamptz, $8, $9
   from done

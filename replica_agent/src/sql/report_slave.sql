@@ -4,7 +4,7 @@
 -- is tried again is not news.
 insert into pyreplica.slave as s
        (agent, name, state, rank, snapshot, applied_ts, last_error, sqlstate, hint, error_since, stages, settled)
-values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::timestamptz, $7::text, $8, $9,
+values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::timestamptz, $7::text, $8, $9,
         case when $7::text is not null then clock_timestamp() end, $10::text::jsonb,
         coalesce($11::bigint, 0))
 on conflict (agent, name) do update
