@@ -374,17 +374,24 @@ impl Drop for Hanging {
     }
 }
 
-/// Not that a cancel whose connection such a server leaves open is waited for only a moment: here it ends by itself.
 #[test]
 fn a_slave_that_does_not_answer_keeps_no_other_and_no_order_waiting() {
-    // GIVEN two slaves on servers of their own, of which one does not answer any more
-    let mut trio = Setup::new(TABLE).own_servers().start();
+    // GIVEN two slaves on servers of their own, of which one does not answer any more, not even whether it has TLS
+    let mut trio = Setup::new(TABLE).own_servers().build();
+    let slave = &trio.slaves[0];
+    slave.run("alter role postgres password 'secret'");
+    let over_tcp = format!(
+        "host=127.0.0.1 port={} user=postgres password=secret dbname={} sslmode=prefer",
+        slave.server.port, slave.name
+    );
+    trio.agent.configure(&trio.config().replace(&slave.dsn(), &over_tcp));
+    trio.agent.start();
     trio.catch_up();
     let hanging = Hanging::server_of(&trio.slaves[0]);
     insert(&trio, 1);
     wait_for_row(&trio, 1, 1);
     // WHEN it is taken out of the configuration THEN the agent gives it up, and the other one is served
-    let config = trio.config();
+    let config = trio.config().replace(&trio.slaves[0].dsn(), &over_tcp);
     let (first, second) =
         (config.find("[[slave]]").expect("a slave"), config.rfind("[[slave]]").expect("two"));
     trio.agent.configure(&(config[..first].to_owned() + &config[second..]));
