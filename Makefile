@@ -54,6 +54,7 @@ check:
 	@scripts/install-deps.sh agent
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p pyreplica_tests --test it -- -D warnings
 	@scripts/lint-extension.sh
 	@scripts/check-instructions.sh
 	cargo test --quiet

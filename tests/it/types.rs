@@ -73,7 +73,7 @@ fn settings_of_the_slave_do_not_matter() {
 
 #[test]
 fn names_are_the_same_however_they_are_quoted() {
-    let mut trio = Setup::new("create table names (id int primary key, r regclass)").slaves(1).build();
+    let trio = Setup::new("create table names (id int primary key, r regclass)").slaves(1).build();
     trio.master.run("insert into names values (1, 'pg_class')");
     trio.once().expect_code(0);
     let everywhere = format!("alter database {} set quote_all_identifiers = on", trio.master.name);
