@@ -209,7 +209,8 @@ mod tests {
             detail: None,
             applied: false,
         };
-        let transaction = Transaction { rank: 8, xid: 745, ts: Timestamp::UNIX_EPOCH, origin: None, username: None };
+        let transaction =
+            Transaction { rank: 8, xid: 745, ts: Timestamp::UNIX_EPOCH, origin: None, username: None };
         Note::new(&event, &transaction)
     }
 

@@ -283,7 +283,8 @@ fn program(trio: &Trio, then: &str) -> String {
     let path = trio.agent.dir().join("on-event");
     let script = format!("#!/bin/sh\ncat >> \"$1\"\n{then}\n");
     std::fs::write(&path, script).expect("a script can be written");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it can be made executable");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+        .expect("it can be made executable");
     let events = trio.agent.dir().join("events");
     trio.config().replace("[agent]\n", &format!("[agent]\non_event = [{path:?}, {events:?}]\n"))
 }

@@ -106,7 +106,8 @@ impl Payload {
 }
 
 fn chunk(payload: Vec<u8>, xid: Xid) -> Chunk {
-    let transaction = Transaction { rank: 1, xid, ts: jiff::Timestamp::UNIX_EPOCH, origin: None, username: None };
+    let transaction =
+        Transaction { rank: 1, xid, ts: jiff::Timestamp::UNIX_EPOCH, origin: None, username: None };
     Chunk { transaction: Arc::new(transaction), payload }
 }
 
