@@ -217,11 +217,18 @@ impl Pipe {
         Ok(Arc::into_inner(asked.rows).and_then(OnceLock::into_inner))
     }
 
-    /// Begins a COPY, once all that was sent before is carried out.
-    pub fn copy_in(&mut self, statement: &(impl ToStatement + ?Sized)) -> Result<CopyIn<'_>, Error> {
+    /// Begins a COPY, once all that was sent before is carried out; `None` if something of that has failed.
+    ///
+    /// A server that refuses to begin it costs the session, since the library ends the COPY all the same and gets an answer
+    /// more than it awaits. So what a COPY may be refused for has to be tried before.
+    pub fn copy_in(&mut self, statement: &(impl ToStatement + ?Sized)) -> Result<Option<CopyIn<'_>>, Error> {
+        self.await_all();
+        if self.line.failed.is_some() {
+            return Ok(None);
+        }
         let client = Arc::clone(&self.client);
         let sink = self.wait(client.copy_in(statement))?;
-        Ok(CopyIn { sink: Box::pin(sink), pipe: self })
+        Ok(Some(CopyIn { sink: Box::pin(sink), pipe: self }))
     }
 
     /// All that has been sent so far.

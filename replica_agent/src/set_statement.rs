@@ -24,6 +24,8 @@ const JSONB: u32 = 3802;
 #[repr(u8)]
 pub enum SetOperation {
     Copy = b'c',
+    /// An INSERT of no rows, which fails where a COPY would not begin.
+    Probe = b'p',
     Insert = b'i',
     /// Only the rows whose old values are the master's.
     Update = b'u',
@@ -72,6 +74,13 @@ pub fn field(column: &Column, table: &SlaveTable) -> Option<Field> {
     }
 }
 
+/// An INSERT of no rows into these columns. It takes the lock that COPY takes and is refused for the same reasons: rights,
+/// row security, a table that is not as it was.
+pub fn probe(table: &SlaveTable, names: &str, columns: usize) -> String {
+    let nulls = vec!["null"; columns].join(", ");
+    format!("insert into {} ({names}) overriding system value select {nulls} where false", table.sql_name)
+}
+
 /// Columns of `set` are all columns for an insert. `None` when it cannot be put as one statement.
 pub fn build(
     table: &SlaveTable,
@@ -93,6 +102,9 @@ pub fn build(
         return Ok(
             fits.then(|| format!("copy {} ({names}) from stdin (format binary){passing}", table.sql_name))
         );
+    }
+    if operation == SetOperation::Probe {
+        return Ok(Some(probe(table, &names()?, set.len())));
     }
     if key.iter().chain(set).any(|c| element(c, arrays).is_none()) {
         return Ok(None);

@@ -188,3 +188,68 @@ fn many_updates_leave_alone_what_they_do_not_change() {
     assert_eq!(trio.slaves[0].value(own), "3000");
     assert_eq!(trio.conflicts(0), [""; 0]);
 }
+
+const TWO_TABLES: &str = "create table t (id int primary key, u int unique, v text);
+                          create table l (id int primary key, v text)";
+
+/// A slave that has 6000 rows, and a transaction of this statement behind more inserts than a window holds.
+fn behind_many_inserts(statement: &str, on_slave: &str) -> Trio {
+    let trio = Setup::new(TWO_TABLES).slaves(1).build();
+    trio.master.run("insert into t select i, i, 'v' from generate_series(1, 6000) i");
+    trio.once().expect_code(0);
+    trio.slaves[0].run(on_slave);
+    trio.master.run(&format!(
+        "begin; insert into l select i, 'v' from generate_series(1, 30000) i; {statement}; commit"
+    ));
+    trio
+}
+
+#[test]
+fn what_fails_before_a_copy_in_a_large_transaction_is_done_one_by_one() {
+    let swap = "update t set u = -u where id <= 100; update t set u = 101 + u where id <= 100";
+    let trio = behind_many_inserts(swap, "");
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn a_conflict_before_a_copy_in_a_large_transaction_is_named() {
+    let change =
+        "update t set v = v || 'x'; insert into t select i, i, 'v' from generate_series(6001, 9000) i";
+    let trio = behind_many_inserts(change, "delete from t where id = 5");
+    trio.once().expect_code(0);
+    assert_eq!(trio.conflicts(0), ["update_missing|public.t|(id)=(5)"]);
+    trio.master.run("delete from t where id = 5");
+    trio.assert_same();
+}
+
+#[test]
+fn a_copy_that_the_slave_refuses_says_why() {
+    let role = "do $$ begin create role s_apply login; exception when duplicate_object or unique_violation then null; end $$";
+    let trio = Setup::new(TWO_TABLES).slaves(1).build();
+    let slave = &trio.slaves[0];
+    let rights = "select, insert, update, delete, truncate on all tables in schema public to s_apply";
+    slave.run(role);
+    slave.run(&format!("grant create on database \"{}\" to s_apply; grant {rights}", slave.name));
+    slave.run("grant set on parameter session_replication_role to s_apply");
+    let dsn = slave.dsn();
+    trio.agent.configure(&trio.config().replace(&dsn, &dsn.replace("user=postgres", "user=s_apply")));
+    trio.once().expect_code(0);
+    for (refuse, allow, says) in [
+        ("revoke insert on l from s_apply", &*format!("grant {rights}"), "permission denied for table l"),
+        (
+            "alter table l enable row level security",
+            "alter table l disable row level security",
+            "row-level security policy for table \"l\"",
+        ),
+    ] {
+        slave.run(refuse);
+        trio.master.run(
+            "insert into l select (select coalesce(max(id), 0) from l) + i, 'v' from generate_series(1, 500) i",
+        );
+        trio.once().expect_code(1).expect_text(&[says, "public.l", "HINT"]);
+        slave.run(allow);
+        trio.once().expect_code(0);
+        trio.assert_same();
+    }
+}

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use postgres::types::Type;
 
 use super::exact::{differ, only_one, was_set, Found};
+use super::setwise::not_as_planned;
 use super::{Applied, Applier};
 use crate::bind::{as_dyn, param_type, params};
 use crate::config::{InsertExists, UpdateDiffers};
@@ -21,7 +22,7 @@ use crate::large::{Large, Pieces};
 use crate::pipe::{CopyIn, Pipe};
 use crate::quote;
 use crate::reader::{Chunk, Transaction};
-use crate::set_statement::{field, Field};
+use crate::set_statement::{field, probe, Field};
 use crate::slave_table::SlaveTable;
 use crate::statement::{build_with, columns, Operation};
 use crate::tables::{Gate, Tables};
@@ -316,7 +317,9 @@ fn copy_row(
         .map(|c| Ok(quote::ident(&table.column(c.name)?.name)))
         .collect::<Result<Vec<_>>>()
         .map_err(|e| on_table(e, relation))?;
-    let sql = format!("copy {} ({}) from stdin (format binary)", table.sql_name, names.join(", "));
+    let names_sql = names.join(", ");
+    client.batch_execute(&probe(table, &names_sql, names.len())).map_err(|e| failed_on(relation, e))?;
+    let sql = format!("copy {} ({names_sql}) from stdin (format binary)", table.sql_name);
     let mut out = Out::begin(client, relation, &sql, stop)?;
     out.put(&(taken.len() as u16).to_be_bytes())?;
     for (number, column) in relation.columns.iter().enumerate() {
@@ -442,6 +445,7 @@ struct Out<'c> {
 impl<'c> Out<'c> {
     fn begin(client: &'c mut Pipe, relation: &'c Relation, sql: &str, stop: &'c Stop) -> Result<Out<'c>> {
         let copy = client.copy_in(sql).map_err(|e| failed_on(relation, e))?;
+        let copy = copy.ok_or_else(|| not_as_planned(relation))?;
         let mut out = Out { copy, relation, stop };
         out.put(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0")?;
         Ok(out)

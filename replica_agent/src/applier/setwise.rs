@@ -24,7 +24,7 @@ use crate::statement::{columns, Operation};
 use crate::tables::{Gate, Tables};
 use crate::wake::Stop;
 
-/// What COPY spares for a row. But it costs a round trip in which nothing else is under way.
+/// What COPY spares for a row. But it costs two round trips in which nothing else is under way.
 const COPY_SPARES: Duration = Duration::from_micros(1);
 /// From so many bytes on it is also used because it sends them piece by piece, and so needs no message that holds all;
 /// and how many a message may hold where that would take longer.
@@ -238,6 +238,9 @@ impl Applier {
         let Some(statement) = self.prepare_set(client, target, SetOperation::Copy, &[], &all)? else {
             return Ok(false);
         };
+        if let Some(probe) = self.prepare_set(client, target, SetOperation::Probe, &[], &all)? {
+            client.send(&probe, Vec::<Owned>::new());
+        }
         let fields: Vec<Field> =
             columns(relation, &all).iter().map(|c| field(c, slave).unwrap_or(Field::AsItIs)).collect();
         work.copy(client, relation, &statement, &fields, values())?;
@@ -314,7 +317,7 @@ impl Applier {
         let shape = self.shape.clone();
         let sql = build(&target.slave, operation, &key, &set, &self.arrays)?;
         let counted = |sql: String| match operation {
-            SetOperation::Copy | SetOperation::Insert => Some(sql),
+            SetOperation::Copy | SetOperation::Probe | SetOperation::Insert => Some(sql),
             SetOperation::Update | SetOperation::UpdateMany | SetOperation::Delete => {
                 checked::many_rows(&sql)
             }
@@ -326,7 +329,7 @@ impl Applier {
                 };
                 let olds = if operation.compares() { &set[..] } else { &[] };
                 let types = match operation {
-                    SetOperation::Copy => Vec::new(),
+                    SetOperation::Copy | SetOperation::Probe => Vec::new(),
                     _ => key.iter().chain(&set).chain(olds).filter_map(array).collect(),
                 };
                 Some(client.prepare_typed(&sql, &types).map_err(|e| failed_on(relation, e))?)
@@ -388,7 +391,8 @@ impl Work<'_> {
         values: impl Iterator<Item = impl Iterator<Item = Value<'v>>>,
     ) -> Result<()> {
         self.check_stop()?;
-        let mut copy = client.copy_in(statement).map_err(|e| failed_on(relation, e))?;
+        let copy = client.copy_in(statement).map_err(|e| failed_on(relation, e))?;
+        let mut copy = copy.ok_or_else(|| not_as_planned(relation))?;
         let new_piece = || Vec::with_capacity(COPY_BYTES + 1024);
         let mut out = new_piece();
         out.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
@@ -420,7 +424,7 @@ fn copy_pays(client: &Pipe, rows: usize, bytes: impl FnOnce() -> usize) -> bool 
     let spared = COPY_SPARES * u32::try_from(rows).unwrap_or(u32::MAX);
     let round_trip = client.round_trip();
     let is_far = round_trip > 5 * COPY_SPARES * 1000;
-    spared >= round_trip || bytes() >= if is_far { MESSAGE_BYTES } else { COPY_FROM_BYTES }
+    spared >= 2 * round_trip || bytes() >= if is_far { MESSAGE_BYTES } else { COPY_FROM_BYTES }
 }
 
 pub(super) fn not_as_planned(relation: &Relation) -> Error {
