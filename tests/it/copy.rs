@@ -197,6 +197,24 @@ fn one_table_is_copied_again_while_the_others_flow() {
     assert_nothing_twice(&mut trio);
 }
 
+/// Longer than the agent takes to look after a slave.
+#[test]
+fn one_table_is_copied_again_however_long_that_takes() {
+    let mut trio = written_to();
+    let mut holder = trio.slaves[0].session();
+    holder.run("begin; lock table t in row exclusive mode");
+    std::thread::scope(|scope| {
+        let copy = scope.spawn(|| trio.agent.run(&["copy", "--table", "public.t"]).expect_code(0));
+        trio.agent.wait_for_log("copying table public.t again");
+        let began = trio.slaves[0].value("select clock_timestamp()");
+        let looks = format!("select clock_timestamp() > '{began}'::timestamptz + interval '3 s'");
+        wait_for("some looks", || (trio.slaves[0].value(&looks) == "t").then_some(()));
+        holder.run("commit");
+        copy.join().expect("copied");
+    });
+    assert_nothing_twice(&mut trio);
+}
+
 #[test]
 fn a_copy_that_fails_leaves_the_table_in_step() {
     let mut trio = written_to();

@@ -177,9 +177,11 @@ impl SlaveSession {
         Ok(applied)
     }
 
-    /// Waits until all that was sent is applied.
+    /// Waits until all that was sent is applied, and a look at the slave is answered.
     pub fn settle(&mut self, stop: &Stop) -> Result<Applied> {
-        self.settle_to(self.client.sent(), stop)
+        let applied = self.settle_to(self.client.sent(), stop)?;
+        self.client.await_all();
+        Ok(applied)
     }
 
     /// Hears which batches have been committed, without waiting for more; `waited`: nothing else was done for so long.
