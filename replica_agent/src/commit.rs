@@ -108,6 +108,8 @@ pub struct SlaveSession {
     looker: Statement,
     /// A look at what is to be done there that has not been heard of.
     look: Option<Asked>,
+    /// The triggers and rules that fire for what is applied, when it was last looked at.
+    watchers: Option<String>,
     timeline: i32,
     phase: Phase,
     stream: Stream,

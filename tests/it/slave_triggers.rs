@@ -1,6 +1,7 @@
 //! Triggers of a slave that are set to fire for replicated changes, and what they may do to them.
 
 use pyreplica_tests::trio::{Setup, Trio};
+use pyreplica_tests::wait::wait_for;
 
 /// One slave whose table t has a trigger with this body, before each change.
 fn with_trigger(body: &str) -> Trio {
@@ -52,4 +53,30 @@ fn an_update_that_one_leaves_out_is_reported_and_stops_nothing() {
         trio.slaves[0].rows("select conflict, key, applied, detail from pyreplica_agent.conflict"),
         ["update_differs|(id)=(1)|f|A trigger or rule of the slave keeps the row as it is."]
     );
+}
+
+#[test]
+fn one_that_is_made_while_changes_flow_sees_each_of_them_soon() {
+    let mut trio = Setup::new("create table t (id int primary key, n int)").slaves(1).start();
+    trio.master.run("insert into t values (1, 0)");
+    let twice = "begin; update t set n = n + 1; update t set n = n + 1; commit";
+    let seen = |trio: &mut Trio| {
+        trio.master.run(twice);
+        trio.catch_up();
+        trio.slaves[0].rows("delete from steps returning n")
+    };
+    trio.catch_up();
+    trio.master.run(twice);
+    trio.catch_up();
+    trio.slaves[0].run(
+        "create table steps (n int);
+         create function note() returns trigger language plpgsql as $$ begin insert into public.steps values (new.n - old.n); return null; end $$;
+         create trigger note after update on t for each row execute function note();
+         alter table t enable always trigger note",
+    );
+    wait_for("each change", || (seen(&mut trio) == ["1", "1"]).then_some(()));
+    assert_eq!(seen(&mut trio), ["1", "1"]);
+    trio.slaves[0].run("drop trigger note on t");
+    assert_eq!(seen(&mut trio), [""; 0]);
+    trio.catch_up_and_compare();
 }

@@ -79,6 +79,7 @@ impl SlaveSession {
             move_on,
             looker,
             look: None,
+            watchers: None,
             timeline: 0,
             phase: Phase::Idle,
             stream: Stream::default(),

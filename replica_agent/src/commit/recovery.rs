@@ -44,7 +44,7 @@ impl SlaveSession {
     }
 
     /// Asks behind all that was sent, so that what that has prepared is committed by then, whether `recover` would find
-    /// something, or something else is wanted of us there. Between two batches.
+    /// something, or something else is wanted of us there; and who watches changes there. Between two batches.
     pub fn look(&mut self) {
         if self.look.is_none() {
             let texts = [gid_prefix(&self.agent, &self.name), self.agent.clone(), self.name.clone()];
@@ -59,7 +59,13 @@ impl SlaveSession {
         let client = &mut self.client;
         let Some(look) = self.look.take_if(|look| client.has_answered(look)) else { return Ok(None) };
         let rows = client.answer(look).map_err(|e| self.look_failed(e))?;
-        let calm = rows.is_some_and(|rows| !rows.is_empty());
+        let Some(row) = rows.as_deref().and_then(<[_]>::first) else { return Ok(None) };
+        let (calm, watchers): (bool, String) = (row.get("calm"), row.get("watchers"));
+        if self.watchers.as_ref() != Some(&watchers) {
+            // Some table may have got one that has to see each change, or has lost it.
+            self.applier.forget();
+            self.watchers = Some(watchers);
+        }
         let idle = self.is_idle() && !self.is_waiting();
         Ok(Some(calm && !(idle && self.route.ends_at_a_node())))
     }
