@@ -226,7 +226,7 @@ fn copy_aside(context: &Context, slave: &str, table: CapturedTable, quit: &Stop)
     let mut master: Client = session::connect_master(&config.master.dsn, "copy")?;
     let _cancelable = cancels.add(&config.master.dsn, &master)?;
     let crew = Crew { config, slave, stop: quit, cancels };
-    let (mut copied, result) = crew.copy(&mut master, vec![table], Manner::Aside);
+    let (mut copied, result) = crew.copy(&mut master, vec![(table, Manner::Aside)]);
     result?;
     failpoint::hit("again.after_copy");
     copied.pop().ok_or_else(|| Error::new(Kind::Stopped, "copy was stopped"))

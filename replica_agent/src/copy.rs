@@ -1,4 +1,5 @@
-//! Copies tables from the master to a slave, several at a time, each under a snapshot of its own.
+//! Copies tables from the master to a slave, several at a time, each under a snapshot of its own; where foreign keys are
+//! looked at, those that they connect under one.
 //!
 //! In: captured tables. Out: their rows on the slave, and for each, in the same slave transaction, a row of
 //! `pyreplica_agent.copied_table` with the snapshot `Sc` under which they were read.
@@ -17,6 +18,7 @@ mod crew;
 mod mapped;
 mod progress;
 mod table;
+mod together;
 mod transfer;
 
 use postgres::Client;

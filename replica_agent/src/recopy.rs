@@ -131,7 +131,8 @@ fn copy_here(
     }
     cancel_on_stop(stop, cancels, || {
         let crew = Crew { config, slave, stop, cancels };
-        let (copied, result) = crew.copy(&mut control.client, tables, Manner::Again);
+        let tables = tables.into_iter().map(|table| (table, Manner::Again)).collect();
+        let (copied, result) = crew.copy(&mut control.client, tables);
         for copied in &copied {
             again::forget(session.parts()?.0, config.agent_name(), &slave.name, &copied.table)?;
         }

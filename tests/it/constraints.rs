@@ -1,7 +1,12 @@
 //! Slaves on which the agent may not set session_replication_role: their foreign keys and constraints look at each
 //! statement, as the master's did.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pyreplica_tests::trio::{Setup, Trio};
+use pyreplica_tests::wait::wait_for;
+
+use crate::copy::Ends;
 
 /// The role of the agent on the first slave may change rows and nothing else.
 fn constrained(schema: &str, role: &str) -> Trio {
@@ -77,6 +82,79 @@ fn what_is_referred_to_is_copied_first() {
     trio.master.run("insert into parent select generate_series(1, 10); insert into a_child select i, 1 + i % 10 from generate_series(1, 1000) i");
     trio.once().expect_code(0);
     trio.assert_same();
+}
+
+const FAMILY: &str =
+    "create table z_parent (id int primary key); create table a_child (id int primary key, p int not null references z_parent)";
+
+#[test]
+fn what_is_connected_is_copied_as_of_one_moment() {
+    let trio = constrained(FAMILY, "c_moment");
+    trio.master.run("insert into z_parent select generate_series(1, 50000); insert into a_child select id, id from z_parent");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&done);
+        // GIVEN parents that come with their children
+        scope.spawn(|| {
+            let mut session = trio.master.session();
+            for i in (100_000..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                session.run(&format!(
+                    "begin; insert into z_parent values ({i}); insert into a_child values ({i}, {i}); commit"
+                ));
+            }
+        });
+        wait_for("the first of them", || {
+            (trio.master.value("select max(id) > 100000 from a_child") == "t").then_some(())
+        });
+        // WHEN they are copied meanwhile
+        trio.once().expect_code(0);
+    });
+    trio.once().expect_code(0);
+    trio.assert_same();
+    assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
+fn tables_in_a_circle_are_copied_if_one_of_the_keys_can_wait() {
+    let trio = constrained(
+        "create table c1 (id int primary key, r int not null);
+         create table c2 (id int primary key, r int not null references c1);
+         alter table c1 add constraint c1_r foreign key (r) references c2 deferrable initially deferred",
+        "c_circle",
+    );
+    trio.master.run("begin; insert into c1 select i, i from generate_series(1, 100) i; insert into c2 select * from c1; commit");
+    // GIVEN a slave on which none can
+    trio.slaves[0].run("alter table c1 alter constraint c1_r not deferrable");
+    trio.once().expect_code(1).expect_text(&["c1_r", "DEFERRABLE", "GRANT SET ON PARAMETER"]);
+    trio.slaves[0].run("alter table c1 alter constraint c1_r deferrable");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    // All of the circle again.
+    trio.slaves[0].run(
+        "set session_replication_role = replica; delete from c1 where id < 10; insert into c2 values (0, 0)",
+    );
+    trio.agent.run(&["copy", "--table", "public.c1", "--table", "public.c2"]).expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn a_killed_copy_leaves_all_that_is_connected_or_nothing() {
+    for (failpoint, copied) in [("copy.before_commit", "0"), ("copy.after_commit", "2")] {
+        let mut trio = constrained(FAMILY, "c_killed");
+        trio.master.run("insert into z_parent values (1); insert into a_child values (1, 1)");
+        trio.agent.start_to_die_at(failpoint);
+        assert!(!trio.agent.wait_exit().success());
+        let tables = "select count(*) from pyreplica_agent.copied_table";
+        let rows = "select count(*) from (select from z_parent union all select from a_child) r";
+        for sql in [tables, rows] {
+            assert_eq!(trio.slaves[0].value(sql), copied, "{failpoint}: {sql}");
+        }
+        trio.master
+            .run("delete from a_child; insert into z_parent values (2); insert into a_child values (2, 2)");
+        trio.agent.start();
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+    }
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn one_table_is_copied_again_without_an_agent() {
 }
 
 /// Also when an assertion fails: the writers are to end.
-struct Ends<'a>(&'a AtomicBool);
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

@@ -1,4 +1,5 @@
-//! Several workers that copy a slave's tables, the largest first; or one, where foreign keys are looked at.
+//! Several workers that copy a slave's tables, the largest first; or one, where foreign keys are looked at, and then what
+//! these connect is copied together.
 //!
 //! In: tables, and a session on the master of whoever asks. Out: each table copied, or the first error. A worker is a pair
 //! of sessions; the caller's is one of the first pair, the others last as long as the copy.
@@ -11,14 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use postgres::Client;
 
 use super::progress::{Progress, Size};
-use super::table::{copy_table, Manner, Target};
+use super::table::{Manner, Target};
+use super::together::copy_together;
 use super::{CapturedTable, CopiedTable};
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
 use crate::node::Route;
 use crate::quote;
-use crate::references;
+use crate::references::{self, Connected};
 use crate::session;
 use crate::wake::{Cancelable, Cancels, Stop};
 
@@ -30,11 +32,19 @@ pub struct Crew<'a> {
     pub cancels: &'a Cancels,
 }
 
+/// A table that is to be copied.
+pub(super) struct Planned {
+    pub table: CapturedTable,
+    pub manner: Manner,
+    pub size: Size,
+}
+
+type Queue = VecDeque<Connected<Planned>>;
+
 /// What the workers share.
 struct Work<'a> {
     crew: &'a Crew<'a>,
-    manner: Manner,
-    left: Mutex<VecDeque<(CapturedTable, Size)>>,
+    left: Mutex<Queue>,
     copied: Mutex<Vec<CopiedTable>>,
     error: Mutex<Option<Error>>,
     progress: Progress,
@@ -45,8 +55,7 @@ impl Crew<'_> {
     pub fn copy(
         &self,
         master: &mut Client,
-        tables: Vec<CapturedTable>,
-        manner: Manner,
+        tables: Vec<(CapturedTable, Manner)>,
     ) -> (Vec<CopiedTable>, Result<()>) {
         if tables.is_empty() {
             return (Vec::new(), Ok(()));
@@ -59,10 +68,9 @@ impl Crew<'_> {
             Ok(planned) => planned,
             Err(e) => return (Vec::new(), Err(e)),
         };
-        let sizes: Vec<Size> = queue.iter().map(|(_, size)| *size).collect();
+        let sizes: Vec<Size> = queue.iter().flat_map(|one| &one.tables).map(|one| one.size).collect();
         let work = Work {
             crew: self,
-            manner,
             left: Mutex::new(queue),
             copied: Mutex::default(),
             error: Mutex::default(),
@@ -89,35 +97,37 @@ impl Crew<'_> {
         Ok((client, cancelable))
     }
 
-    /// The order of the tables, and how many workers there are to be.
+    /// The order of the tables, and how many workers there are to be. Where foreign keys are looked at, a table that another
+    /// worker copied meanwhile, under another snapshot, could lack what a row refers to.
     fn plan(
         &self,
         master: &mut Client,
         slave: &mut Client,
-        tables: Vec<CapturedTable>,
-    ) -> Result<(VecDeque<(CapturedTable, Size)>, usize)> {
-        let schemas: Vec<_> = tables.iter().map(|table| table.schema.as_str()).collect();
-        let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+        tables: Vec<(CapturedTable, Manner)>,
+    ) -> Result<(Queue, usize)> {
+        let schemas: Vec<_> = tables.iter().map(|(table, _)| table.schema.as_str()).collect();
+        let names: Vec<_> = tables.iter().map(|(table, _)| table.name.as_str()).collect();
         let rows = master
             .query(include_str!("../sql/copy_sizes.sql"), &[&schemas, &names])
             .map_err(|e| Error::from_pg("could not ask the master for the sizes of tables", e))?;
         let count = |row: &postgres::Row, i| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0);
         let sizes = rows.iter().map(|row| Size { bytes: count(row, 0), rows: count(row, 1) });
-        let mut queue: Vec<_> = tables.into_iter().zip(sizes).collect();
+        let planned = |((table, manner), size)| Planned { table, manner, size };
+        let mut tables: Vec<_> = tables.into_iter().zip(sizes).map(planned).collect();
         let silent = session::is_replica(slave).map_err(|e| {
             Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
         })?;
         if !silent {
-            // Foreign keys are looked at.
-            references::sort(slave, &mut queue, |(table, _)| {
+            let queue = references::connected(slave, tables, |Planned { table, .. }| {
                 let (schema, name) = self.slave.mapping.target(&table.schema, &table.name);
                 quote::qualified(&schema, &name)
             })?;
             return Ok((queue.into(), 1));
         }
-        queue.sort_by_key(|(_, size)| std::cmp::Reverse(size.bytes));
-        let workers = self.config.agent.copy_jobs.min(queue.len());
-        Ok((queue.into(), workers))
+        tables.sort_by_key(|planned| std::cmp::Reverse(planned.size.bytes));
+        let workers = self.config.agent.copy_jobs.min(tables.len());
+        let alone = |planned| Connected { tables: vec![planned], circular: false };
+        Ok((tables.into_iter().map(alone).collect(), workers))
     }
 }
 
@@ -144,14 +154,13 @@ impl Work<'_> {
         let target = Target {
             agent: self.crew.config.agent_name(),
             slave: &self.crew.slave.name,
-            manner: self.manner,
+            user: self.crew.slave.dsn.user(),
             mapping: &self.crew.slave.mapping,
             sequences: self.crew.slave.sequences,
         };
-        while let Some((table, size)) = self.next() {
-            let progress = self.progress.table(size);
-            match copy_table(master, slave, &target, &table, self.crew.stop, progress) {
-                Ok(copied) => lock(&self.copied).push(copied),
+        while let Some(connected) = self.next() {
+            match copy_together(master, slave, &target, &connected, self.crew.stop, &self.progress) {
+                Ok(copied) => lock(&self.copied).extend(copied),
                 Err(e) => {
                     let mut first = lock(&self.error);
                     if first.is_none() && e.kind() != Kind::Stopped && !lock(&self.left).is_empty() {
@@ -164,7 +173,7 @@ impl Work<'_> {
         }
     }
 
-    fn next(&self) -> Option<(CapturedTable, Size)> {
+    fn next(&self) -> Option<Connected<Planned>> {
         let over = self.crew.stop.is_set() || lock(&self.error).is_some();
         if over {
             None

@@ -99,20 +99,18 @@ impl Member {
             // Held by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
             let there = oids(client, name, tables.mapping(), &missing)?;
-            let (mut again, mut first) = (Vec::new(), Vec::new());
-            for (table, oid) in missing.into_iter().zip(there) {
+            let manner = |(table, oid): (CapturedTable, Option<u32>)| {
                 let replaced = asked.contains(&(table.schema.clone(), table.name.clone()))
                     || tables.is_remade(&table, oid);
-                if replaced { &mut again } else { &mut first }.push(table);
+                (table, if replaced { Manner::Again } else { Manner::First })
+            };
+            let missing = missing.into_iter().zip(there).map(manner).collect();
+            let (copied, result) = crew.copy(&mut control.client, missing);
+            for copied in &copied {
+                tables.add_copied(copied)?;
+                again::forget(client, config.agent_name(), name, &copied.table)?;
             }
-            for (missing, manner) in [(first, Manner::First), (again, Manner::Again)] {
-                let (copied, result) = crew.copy(&mut control.client, missing, manner);
-                for copied in &copied {
-                    tables.add_copied(copied)?;
-                    again::forget(client, config.agent_name(), name, &copied.table)?;
-                }
-                result?;
-            }
+            result?;
         }
         if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
             schema::finish(config, slave, Pending::Rest, stop, cancels)?;

@@ -1,0 +1,208 @@
+//! Copies tables under one snapshot: locks, emptiness, their rows, and their `copied_table` rows, in one transaction on
+//! either side. Mostly that is one table; where foreign keys are looked at it is all that they connect.
+//!
+//! Invariant: of tables that are copied together the slave has all or none.
+
+use postgres::error::SqlState;
+use postgres::{Client, IsolationLevel, Transaction};
+
+use super::crew::Planned;
+use super::progress::Progress;
+use super::table::{stopped, Job, Manner, Target};
+use super::{CapturedTable, CopiedTable};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint;
+use crate::references::Connected;
+use crate::session;
+use crate::wake::Stop;
+
+/// Copies captured tables under one snapshot and commits them with their `copied_table` rows on the slave.
+pub(super) fn copy_together(
+    master: &mut Client,
+    slave: &mut Client,
+    target: &Target,
+    connected: &Connected<Planned>,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<Vec<CopiedTable>> {
+    let Connected { tables, circular } = connected;
+    let here: Vec<&CapturedTable> = tables.iter().map(|planned| &planned.table).collect();
+    let what = describe(&here);
+    let on_master = |e| Error::from_pg(format!("could not copy {what} from the master"), e);
+    let on_slave = |e| Error::from_pg(format!("could not copy {what} to slave \"{}\"", target.slave), e);
+
+    let mut from = begin_locked(master, &here, Side::Master, stop, &on_master)?;
+    let snapshot: String =
+        from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
+    from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
+
+    let jobs: Vec<Job> =
+        tables.iter().map(|planned| Job::new(&mut from, slave, target, planned)).collect::<Result<_>>()?;
+    let there: Vec<&CapturedTable> = jobs.iter().map(|job| &job.there).collect();
+    let mut to = begin_locked(slave, &there, Side::Slave, stop, &on_slave)?;
+    for job in &jobs {
+        match job.manner {
+            Manner::First => refuse_filled(&mut to, job.only, &job.there, target.slave)?,
+            Manner::Again => {}
+            Manner::Aside => still_held(&mut to, target, job.table)?,
+        }
+    }
+    if jobs.iter().any(|job| job.manner != Manner::First) {
+        // All of them: TRUNCATE asks for those that refer to one.
+        empty(&mut to, &jobs).map_err(on_slave)?;
+    }
+    if *circular {
+        to.batch_execute("set constraints all deferred").map_err(on_slave)?;
+    }
+
+    let (mut copied, mut lines) = (Vec::new(), Vec::new());
+    for (job, planned) in jobs.iter().zip(tables) {
+        let mut progress = progress.table(planned.size);
+        let table = job
+            .run(&mut from, &mut to, target, &snapshot, stop, &mut progress)
+            .map_err(|e| explain(e, *circular, target))?;
+        lines.push(format!("copied table {}: {}", table.table.full_name(), progress.finish()));
+        copied.push(table);
+    }
+    failpoint::hit("copy.before_commit");
+    to.commit().map_err(on_slave).map_err(|e| explain(e, false, target))?;
+    failpoint::hit("copy.after_commit");
+    from.commit().map_err(on_master)?;
+    lines.iter().for_each(|line| log::info!("slave \"{}\": {line}", target.slave));
+    Ok(copied)
+}
+
+/// The tables, for an error.
+fn describe(tables: &[&CapturedTable]) -> String {
+    match tables {
+        [] => "no table".to_owned(),
+        [table] => format!("table \"{}\"", table.full_name()),
+        [first, ..] => format!("table \"{}\" and what foreign keys connect with it", first.full_name()),
+    }
+}
+
+/// A foreign key that rows break on the slave, and not on the master.
+fn explain(e: Error, circular: bool, target: &Target) -> Error {
+    if e.sqlstate() != Some(SqlState::FOREIGN_KEY_VIOLATION.code()) {
+        return e;
+    }
+    let rest = format!(
+        "let foreign keys rest there, as superuser: {}",
+        session::replication_role_grant(target.user)
+    );
+    match circular {
+        true => e.hint(format!(
+            "Tables refer to each other in a circle: make this foreign key DEFERRABLE on the slave, or {rest}"
+        )),
+        false => e.hint(format!(
+            "What the rows refer to is not copied together with them: replicate it too, or copy while nothing is written \
+             to it, or {rest}"
+        )),
+    }
+}
+
+/// Begins a transaction and locks the tables before the first snapshot, however long that takes unless stopped. While one is
+/// waited for, none is locked for more than a moment.
+fn begin_locked<'a>(
+    client: &'a mut Client,
+    tables: &[&CapturedTable],
+    side: Side,
+    stop: &Stop,
+    context: &dyn Fn(postgres::Error) -> Error,
+) -> Result<Transaction<'a>> {
+    let (mut transaction, mode) = match side {
+        Side::Master => {
+            let begin =
+                client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+            (begin.start().map_err(context)?, "access share")
+        }
+        Side::Slave => (client.transaction().map_err(context)?, "share row exclusive"),
+    };
+    // LOCK takes no snapshot, nor do savepoints. A partitioned table is locked with its partitions.
+    let names: Vec<String> = tables.iter().map(|table| table.quoted()).collect();
+    let lock = format!(
+        "savepoint attempt; set local lock_timeout = '1s'; lock table {} in {mode} mode; \
+         set local lock_timeout = 0; release attempt",
+        names.join(", ")
+    );
+    // Others may lock several tables in another order.
+    let passing = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+    while let Err(e) = transaction.batch_execute(&lock) {
+        if !e.code().is_some_and(|code| passing.contains(code)) {
+            return Err(context(e));
+        }
+        let what = describe(tables);
+        if stop.is_set() {
+            return Err(Error::new(Kind::Stopped, format!("copy of {what} was stopped")));
+        }
+        log::debug!("{what}: a lock is waited for: {e}");
+        transaction.batch_execute("rollback to attempt").map_err(context)?;
+    }
+    Ok(transaction)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Master,
+    Slave,
+}
+
+/// Rows that were there before would collide with the copy or, worse, stay beside it.
+fn refuse_filled(to: &mut Transaction, only: &str, table: &CapturedTable, slave_name: &str) -> Result<()> {
+    let filled: bool = to
+        .query_one(&format!("select exists (select from {only}{})", table.quoted()), &[])
+        .map_err(|e| {
+            Error::from_pg(
+                format!("could not read table \"{}\" on slave \"{slave_name}\"", table.full_name()),
+                e,
+            )
+        })?
+        .get(0);
+    if !filled {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("table \"{}\" on slave \"{slave_name}\" already holds rows", table.full_name()),
+    )
+    .with_sqlstate("55000")
+    .detail("The initial copy does not mix its rows with others.")
+    .hint(
+        "TRUNCATE the table on the slave, or use \"replica_agent copy\", which empties all captured tables \
+         there, or set initial = \"current\" if both sides are in step.",
+    ))
+}
+
+/// With the table locked: another life of the agent may have copied and recorded it while we waited.
+fn still_held(to: &mut Transaction, target: &Target, table: &CapturedTable) -> Result<()> {
+    let recorded: bool = to
+        .query_one(
+            "select exists (select from pyreplica_agent.copied_table
+                             where agent = $1 and slave = $2 and trigger_oid = $3)",
+            &[&target.agent, &target.slave, &table.trigger_oid],
+        )
+        .map_err(|e| Error::from_pg(format!("could not copy table \"{}\" again", table.full_name()), e))?
+        .get(0);
+    match recorded {
+        true => Err(stopped(&table.full_name())),
+        false => Ok(()),
+    }
+}
+
+/// Empties the tables. TRUNCATE may not do it (another table refers to one of them, or the right is lacking) where DELETE can,
+/// as long as no foreign key carries the deletion on to other tables.
+fn empty(to: &mut Transaction, jobs: &[Job]) -> std::result::Result<(), postgres::Error> {
+    let names: Vec<String> = jobs.iter().map(|job| format!("{}{}", job.only, job.there.quoted())).collect();
+    let mut attempt = to.savepoint("empty")?;
+    let Err(e) = attempt.batch_execute(&format!("truncate table {}", names.join(", "))) else {
+        return attempt.commit();
+    };
+    attempt.rollback()?;
+    let refused = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INSUFFICIENT_PRIVILEGE];
+    if !e.code().is_some_and(|code| refused.contains(code))
+        || !to.query_one(session::IS_REPLICA, &[])?.get::<_, bool>(0)
+    {
+        return Err(e);
+    }
+    names.iter().try_for_each(|name| to.batch_execute(&format!("delete from {name}")))
+}
