@@ -215,6 +215,44 @@ fn one_table_is_copied_again_however_long_that_takes() {
     assert_nothing_twice(&mut trio);
 }
 
+/// PostgreSQL ends it only for a session that waits for longer than `deadlock_timeout`.
+#[test]
+fn an_autovacuum_on_the_slave_gives_way_to_a_copy() {
+    let trio = Setup::new(TWO_TABLES).slaves(1).own_servers().build();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 20000) i");
+    trio.once().expect_code(0);
+    let slave = &trio.slaves[0];
+    slave.run(
+        "alter table t set (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+                                  autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0)",
+    );
+    slave.run("update t set id = id");
+    slave.run("alter system set autovacuum_naptime = '1s'");
+    slave.run("alter system set autovacuum = on");
+    slave.run("select pg_reload_conf()");
+    let at_work = "select count(*) from pg_stat_activity
+                    where backend_type = 'autovacuum worker' and query like '%VACUUM%public.t%'";
+    wait_for("an autovacuum", || (slave.value(at_work) == "1").then_some(()));
+    trio.agent.run(&["copy", "--table", "public.t"]).expect_code(0);
+    trio.assert_same();
+}
+
+#[test]
+fn a_copy_that_is_tried_again_leaves_no_dead_rows() {
+    let trio = Setup::new(TWO_TABLES).slaves(1).build();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 20000) i");
+    trio.slaves[0].run("alter table t add check (id < 20000)");
+    trio.once().expect_code(1);
+    let bytes: u64 = trio.slaves[0].value("select pg_relation_size('t')").parse().unwrap();
+    assert!(bytes > 0);
+    trio.once().expect_code(1);
+    trio.slaves[0].run("alter table t drop constraint t_id_check");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    // The attempts ended with the last row but one.
+    assert_eq!(trio.slaves[0].value(&format!("select pg_relation_size('t') < 1.5 * {bytes}")), "t");
+}
+
 #[test]
 fn a_copy_that_fails_leaves_the_table_in_step() {
     let mut trio = written_to();

@@ -3,6 +3,8 @@
 //!
 //! Invariant: of tables that are copied together the slave has all or none.
 
+use std::fmt;
+
 use postgres::error::SqlState;
 use postgres::{Client, IsolationLevel, Transaction};
 
@@ -42,7 +44,10 @@ pub(super) fn copy_together(
     let mut to = begin_locked(slave, &there, Side::Slave, stop, &on_slave)?;
     for job in &jobs {
         match job.manner {
-            Manner::First => refuse_filled(&mut to, job.only, &job.there, target.slave)?,
+            Manner::First => {
+                refuse_filled(&mut to, job.only, &job.there, target.slave)?;
+                drop_dead_rows(&mut to, job).map_err(on_slave)?;
+            }
             Manner::Again => {}
             Manner::Aside => still_held(&mut to, target, job.table)?,
         }
@@ -110,6 +115,7 @@ fn begin_locked<'a>(
     stop: &Stop,
     context: &dyn Fn(postgres::Error) -> Error,
 ) -> Result<Transaction<'a>> {
+    let timeout = lock_timeout(client).map_err(context)?;
     let (mut transaction, mode) = match side {
         Side::Master => {
             let begin =
@@ -121,12 +127,13 @@ fn begin_locked<'a>(
     // LOCK takes no snapshot, nor do savepoints. A partitioned table is locked with its partitions.
     let names: Vec<String> = tables.iter().map(|table| table.quoted()).collect();
     let lock = format!(
-        "savepoint attempt; set local lock_timeout = '1s'; lock table {} in {mode} mode; \
+        "savepoint attempt; set local lock_timeout = {timeout}; lock table {} in {mode} mode; \
          set local lock_timeout = 0; release attempt",
         names.join(", ")
     );
     // Others may lock several tables in another order.
     let passing = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+    let mut told = false;
     while let Err(e) = transaction.batch_execute(&lock) {
         if !e.code().is_some_and(|code| passing.contains(code)) {
             return Err(context(e));
@@ -135,16 +142,34 @@ fn begin_locked<'a>(
         if stop.is_set() {
             return Err(Error::new(Kind::Stopped, format!("copy of {what} was stopped")));
         }
-        log::debug!("{what}: a lock is waited for: {e}");
+        if !std::mem::replace(&mut told, true) {
+            log::info!("copy of {what} waits for a lock of another session on the {side}");
+        }
         transaction.batch_execute("rollback to attempt").map_err(context)?;
     }
     Ok(transaction)
+}
+
+/// Milliseconds after which a lock is asked for anew: longer than the server takes to look who holds it, since that is when
+/// it ends an autovacuum that does.
+fn lock_timeout(client: &mut Client) -> std::result::Result<i32, postgres::Error> {
+    let looks_after = "extract(epoch from current_setting('deadlock_timeout')::interval) * 1000";
+    Ok(client.query_one(&format!("select ({looks_after} + 1000)::int"), &[])?.get(0))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Master,
     Slave,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Master => "master",
+            Side::Slave => "slave",
+        })
+    }
 }
 
 /// Rows that were there before would collide with the copy or, worse, stay beside it.
@@ -171,6 +196,34 @@ fn refuse_filled(to: &mut Transaction, only: &str, table: &CapturedTable, slave_
         "TRUNCATE the table on the slave, or use \"replica_agent copy\", which empties all captured tables \
          there, or set initial = \"current\" if both sides are in step.",
     ))
+}
+
+/// What an attempt before this one has left in an empty table would stay in it; and VACUUM, should it come while the table is
+/// copied, would take it for empty however large it becomes, and the planner would believe that. TRUNCATE leaves neither.
+/// Where it may not be used, or somebody reads the table, they do no harm but that.
+fn drop_dead_rows(to: &mut Transaction, job: &Job) -> std::result::Result<(), postgres::Error> {
+    let name = job.there.quoted();
+    let bytes: i64 = to
+        .query_one(
+            "select coalesce(sum(pg_relation_size(relid)), 0)::int8
+               from (select $1::text::regclass as relid
+                     union select relid from pg_partition_tree($1::text::regclass)) r",
+            &[&name],
+        )?
+        .get(0);
+    if bytes == 0 {
+        return Ok(());
+    }
+    let mut attempt = to.savepoint("dead_rows")?;
+    let truncate =
+        format!("lock table {name} in access exclusive mode nowait; truncate table {}{name}", job.only);
+    match attempt.batch_execute(&truncate) {
+        Ok(()) => attempt.commit(),
+        Err(e) => {
+            log::debug!("dead rows are left in table {name}: {e}");
+            attempt.rollback()
+        }
+    }
 }
 
 /// With the table locked: another life of the agent may have copied and recorded it while we waited.
