@@ -175,6 +175,25 @@ fn deferrable_constraints_wait_for_the_end() {
     );
 }
 
+/// A foreign key waits for a row that comes later, and unique values pass from row to row through others.
+#[test]
+fn one_transaction_may_need_the_order_of_its_changes_and_deferred_constraints() {
+    let trio = constrained(
+        "create table p (id int primary key);
+         create table c (id int primary key, p int references p deferrable initially immediate, u int unique)",
+        "c_both",
+    );
+    assert_all_arrive(
+        &trio,
+        &[
+            "insert into p select generate_series(1, 10); insert into c select i, i, i from generate_series(1, 10) i",
+            "begin; set constraints all deferred; insert into c values (11, 11, 11); update c set u = -u;
+             update c set u = 12 + u; insert into p values (11); commit",
+            "delete from c; delete from p",
+        ],
+    );
+}
+
 /// What is no matter of order is a conflict as ever, and names its row.
 #[test]
 fn a_row_in_the_way_is_named() {

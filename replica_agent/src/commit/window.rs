@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Phase, SlaveSession};
-use crate::applier::{Applied, Target};
+use crate::applier::{Applied, Before, Target};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Window};
 use crate::references;
@@ -62,8 +62,8 @@ impl SlaveSession {
     }
 
     /// Foreign keys and deferrable constraints do not rest here, and the master looked at them after whole statements or
-    /// transactions: what the changes break one by one may hold for the net effect of all. If it does not, the change
-    /// that breaks it is named.
+    /// transactions: what the changes break one by one may hold for the net effect of all, or at the end of the
+    /// transaction. If it does not, the change that breaks it is named.
     fn under_constraints(
         &mut self,
         window: &Window,
@@ -72,20 +72,39 @@ impl SlaveSession {
         stop: &Stop,
     ) -> Result<Applied> {
         self.savepoint_before_all_but(first);
-        let before = self.applier.attempt();
-        let applied = self.one_by_one(window, stop);
-        self.applier.attempted();
+        let (before, applied) = self.attempt(window, stop);
         if !matches!(applied, Ok(Applied::Refused)) {
             return applied;
         }
-        self.undo_window(window, first)?;
-        self.applier.back_to(before);
-        self.run("set constraints all deferred").inspect_err(|_| self.let_go())?;
+        self.defer_instead(window, before, first)?;
         if self.carry_out(window, plan, first, stop)? && self.holds(window)? {
             return Ok(Applied::Done);
         }
+        self.defer_instead(window, before, first)?;
+        let (_, applied) = self.attempt(window, stop);
+        match applied {
+            Ok(Applied::Refused) => {}
+            Ok(Applied::Done) if !self.holds(window)? => {}
+            applied => return applied,
+        }
         self.undo_window(window, first)?;
+        self.applier.back_to(before);
         self.one_by_one(window, stop)
+    }
+
+    /// One by one; what a constraint refuses is no error yet. And what had been found before.
+    fn attempt(&mut self, window: &Window, stop: &Stop) -> (Before, Result<Applied>) {
+        let before = self.applier.attempt();
+        let applied = self.one_by_one(window, stop);
+        self.applier.attempted();
+        (before, applied)
+    }
+
+    /// Undoes an attempt; in the next one constraints that can wait do.
+    fn defer_instead(&mut self, window: &Window, before: Before, first: bool) -> Result<()> {
+        self.undo_window(window, first)?;
+        self.applier.back_to(before);
+        self.run("set constraints all deferred").inspect_err(|_| self.let_go())
     }
 
     /// Do the slave's constraints hold where transactions end?
