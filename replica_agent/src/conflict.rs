@@ -97,13 +97,35 @@ impl Event<'_> {
         )
     }
 
-    /// Part of the slave transaction at hand, if there is one.
+    /// As part of the slave transaction at hand, with which it comes and goes.
     pub fn record(
         &self,
         client: &mut Pipe,
         agent: &str,
         slave: &str,
         transaction: &Transaction,
+    ) -> Result<()> {
+        self.write(client, agent, slave, transaction, false)
+    }
+
+    /// By itself, since it stops the slave: unless an earlier attempt has done so.
+    pub fn record_once(
+        &self,
+        client: &mut Pipe,
+        agent: &str,
+        slave: &str,
+        transaction: &Transaction,
+    ) -> Result<()> {
+        self.write(client, agent, slave, transaction, true)
+    }
+
+    fn write(
+        &self,
+        client: &mut Pipe,
+        agent: &str,
+        slave: &str,
+        transaction: &Transaction,
+        once: bool,
     ) -> Result<()> {
         client
             .execute(
@@ -122,6 +144,7 @@ impl Event<'_> {
                     &transaction.ts,
                     &transaction.username.as_deref(),
                     &transaction.origin.as_deref(),
+                    &once,
                 ],
             )
             .map_err(|e| Error::from_pg("could not record a conflict in pyreplica_agent.conflict", e))?;

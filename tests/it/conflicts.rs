@@ -30,6 +30,20 @@ fn a_missing_row_is_reported_and_passed_over() {
     assert!(trio.agent.log().contains("update_missing"), "the log names the conflict");
 }
 
+/// Also of one row, in one transaction.
+#[test]
+fn every_change_that_is_left_out_is_recorded() {
+    let trio = Setup::new(TABLE).slaves(1).build();
+    trio.master.run("insert into t values (1, 'a', 1), (3, 'c', 3)");
+    trio.once().expect_code(0);
+    trio.slaves[0].run("delete from t where id = 3");
+    let update = "update t set n = n + 1;";
+    trio.master.run(&format!("begin; {update} {update} {update} commit"));
+    trio.once().expect_code(0);
+    assert_eq!(trio.conflicts(0), ["update_missing|public.t|(id)=(3)"; 3]);
+    assert_eq!(trio.slaves[0].rows("select id, n from t"), ["1|4"]);
+}
+
 #[test]
 fn other_old_values_are_reported_and_overwritten() {
     let mut trio = with_rows();

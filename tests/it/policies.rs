@@ -198,6 +198,20 @@ fn by_default_the_slave_stops_and_names_the_conflict() {
 }
 
 #[test]
+fn what_stopped_the_slave_is_recorded_once_and_what_is_kept_then_as_well() {
+    let trio = Setup::new(TABLE).slaves(1).build();
+    trio.once().expect_code(0);
+    trio.slaves[0].run("insert into t values (1, 'Ann')");
+    trio.master.run("insert into t values (1, 'Zoe')");
+    trio.once().expect_code(1);
+    trio.once().expect_code(1);
+    assert_eq!(trio.conflicts(0), ["insert_exists|public.t|(id)=(1)"]);
+    trio.agent.configure(&format!("{}insert_exists = \"keep\"\n", trio.config()));
+    trio.once().expect_code(0);
+    assert_eq!(recorded(&trio)[1..], ["insert_exists|INSERT|(id)=(1)|The slave's row is kept.|f"]);
+}
+
+#[test]
 fn an_update_may_leave_the_row_of_the_slave_too() {
     let trio = Setup::new(TABLE).slaves(1).slave_line("update_differs = \"keep\"").build();
     trio.master.run("insert into t values (1, 'a'), (2, 'b')");
