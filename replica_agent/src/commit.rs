@@ -41,7 +41,7 @@ use crate::applier::Applier;
 use crate::error::{Error, Result};
 use crate::node::Route;
 use crate::pipe::{Asked, Pipe};
-use crate::position::Position;
+use crate::position::{Position, Rank, Xid};
 use crate::sequences::{Follower, Moved};
 use crate::session::Session;
 use crate::stages::{Stages, Total};
@@ -102,6 +102,8 @@ pub struct SlaveSession {
     /// The transaction at hand has a savepoint.
     savepoint: bool,
     applier: Applier,
+    /// The last transaction of the batch whose position was written.
+    last: Option<(Rank, Xid)>,
     mover: Statement,
     /// The same for the stream.
     move_on: Statement,

@@ -1,4 +1,5 @@
-//! What is said of a change that failed: the table, the key, its place in the stream, what to do next.
+//! What is said of a change that failed, or of the end of a batch: the table, the key, its place in the stream, what to
+//! do next.
 //!
 //! In: the error of the server and the change. Out: the error that reaches the log and `slave_status`; for an
 //! insert_exists also a row of `pyreplica_agent.conflict`. Values other than the key are not shown.
@@ -8,8 +9,9 @@ use postgres::types::Type;
 use crate::bind::{as_dyn, param_type, params};
 use crate::conflict::{place, Conflict, Event};
 use crate::decode::{Change, Decoder, Relation, Value};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pipe::Pipe;
+use crate::position::{Rank, Xid};
 use crate::reader::Transaction;
 use crate::retry;
 use crate::statement::columns;
@@ -52,31 +54,44 @@ impl Failed<'_, '_> {
                 }
             }
         }
-        if let Some(servers) = e.detail_text() {
-            // It may show values of the row.
-            log::debug!("slave \"{slave}\": {e}: {servers}");
+        let inside = inside.map(str::to_owned);
+        let e = placed(slave, e, text, inside.as_deref());
+        let Change::Statement { .. } = change else { return e };
+        let more = e.hint_text().map(|hint| format!("{hint} ")).unwrap_or_default();
+        e.hint(format!(
+            "{more}Remove the cause on the slave, and the agent goes on by itself; or set the statement aside with \
+             \"replica_agent skip --slave {slave}\"."
+        ))
+    }
+}
+
+/// An error of what is deferred to the end of a batch: nobody knows which change it is of. The last transaction of the
+/// batch is named; tried again after an error, a batch has no other.
+pub fn at_the_end(slave: &str, last: Option<(Rank, Xid)>, e: Error) -> Error {
+    let (Some((rank, xid)), Kind::Apply) = (last, e.kind()) else { return e };
+    let inside = e.inside().map(str::to_owned);
+    let text = format!("The batch ends with log id {rank}, origin transaction {xid}");
+    placed(slave, e, text, inside.as_deref())
+}
+
+/// The error with its place, the function of the slave's own that it was raised in, if any, and what to do.
+fn placed(slave: &str, e: Error, mut text: String, inside: Option<&str>) -> Error {
+    if let Some(servers) = e.detail_text() {
+        // It may show values of the row.
+        log::debug!("slave \"{slave}\": {e}: {servers}");
+    }
+    let advice = match inside {
+        None => e.sqlstate().and_then(retry::hint),
+        Some(function) => {
+            text.push_str(&format!(", raised in {function}"));
+            Some(retry::HINT_INSIDE)
         }
-        let advice = match inside {
-            None => e.sqlstate().and_then(retry::hint),
-            Some(function) => {
-                text.push_str(&format!(", raised in {function}"));
-                Some(retry::HINT_INSIDE)
-            }
-        };
-        let hint = e.hint_text().or(advice).map(str::to_owned);
-        let e = e.detail(format!("{text}."));
-        let hint = match change {
-            Change::Statement { .. } => Some(format!(
-                "{}Remove the cause on the slave, and the agent goes on by itself; or set the statement aside with \
-                 \"replica_agent skip --slave {slave}\".",
-                hint.map(|hint| format!("{hint} ")).unwrap_or_default()
-            )),
-            _ => hint,
-        };
-        match hint {
-            Some(hint) => e.hint(hint),
-            None => e,
-        }
+    };
+    let hint = e.hint_text().or(advice).map(str::to_owned);
+    let e = e.detail(format!("{text}."));
+    match hint {
+        Some(hint) => e.hint(hint),
+        None => e,
     }
 }
 

@@ -80,3 +80,34 @@ fn one_that_is_made_while_changes_flow_sees_each_of_them_soon() {
     assert_eq!(seen(&mut trio), [""; 0]);
     trio.catch_up_and_compare();
 }
+
+/// At PREPARE TRANSACTION, or COMMIT, when nobody knows any more which change called it.
+#[test]
+fn what_fails_in_a_deferred_one_is_said_to_fail_there() {
+    for phases in ["two_phase = true", "two_phase = false"] {
+        let mut trio = Setup::new("create table t (id int primary key)").slaves(1).build();
+        trio.agent.configure(&trio.config().replace("two_phase = true", phases));
+        trio.once().expect_code(0);
+        trio.slaves[0].run(
+            "create function act() returns trigger language plpgsql as
+                 $$ begin if new.id = 13 then raise 'no thirteen'; end if; return null; end $$;
+             create constraint trigger act after insert on t initially deferred for each row execute function act();
+             alter table t enable always trigger act",
+        );
+        trio.master.run("insert into t values (12)");
+        trio.master.run("insert into t values (13)");
+        let xid = trio.master.value("select max(xid::text::bigint) from pyreplica.log");
+        trio.agent.start();
+        let error = wait_for("the error in slave_status", || {
+            let error = trio.master.value("select last_error from pyreplica.slave");
+            (error != "null").then_some(error)
+        });
+        for part in
+            ["no thirteen", &format!("origin transaction {xid}"), "raised in PL/pgSQL function public.act()"]
+        {
+            assert!(error.contains(part), "no {part} in {error}");
+        }
+        trio.slaves[0].run("drop trigger act on t");
+        trio.catch_up_and_compare();
+    }
+}

@@ -10,8 +10,9 @@ use super::{Phase, SlaveSession};
 use crate::applier::Forwards;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
+use crate::failure;
 use crate::pipe::Pipe;
-use crate::position::Position;
+use crate::position::{Position, Rank, Xid};
 use crate::quote;
 use crate::retry;
 use crate::stages::Stages;
@@ -148,12 +149,13 @@ impl SlaveSession {
             return Err(moved_by_another(&self.name));
         }
         failpoint::hit("commit.after_position");
+        self.last = position.last_xid.map(|xid| (position.rank, xid));
         if self.two_phase {
             let gid = gid(&self.agent, &self.name, batch)?;
             self.phase = Phase::Idle; // a PREPARE that fails is a rollback
             self.client
                 .batch_execute(&format!("prepare transaction {}", quote::literal(&gid)))
-                .map_err(|e| explain_prepare(&self.name, e))?;
+                .map_err(|e| explain_prepare(&self.name, self.last, e))?;
             self.phase = Phase::Prepared;
             failpoint::hit("commit.after_prepare");
         }
@@ -174,10 +176,8 @@ impl SlaveSession {
             let gone = e.code().is_some_and(|state| retry::is_undefined_object(state.code()));
             let batch = self.batch;
             if !gone || self.standing()?.is_none_or(|standing| standing.batch < batch) {
-                return Err(Error::from_pg(
-                    format!("could not commit a batch on slave \"{}\"", self.name),
-                    e,
-                ));
+                let e = Error::from_pg(format!("could not commit a batch on slave \"{}\"", self.name), e);
+                return Err(failure::at_the_end(&self.name, self.last, e));
             }
             // Somebody else's recovery committed it.
         }
@@ -248,7 +248,7 @@ fn moved_by_another(slave: &str) -> Error {
 }
 
 /// The server says what it cannot prepare; who did it stands nowhere.
-fn explain_prepare(slave: &str, e: postgres::Error) -> Error {
+fn explain_prepare(slave: &str, last: Option<(Rank, Xid)>, e: postgres::Error) -> Error {
     let e = Error::from_pg(format!("could not prepare a batch on slave \"{slave}\""), e);
     match e.sqlstate() {
         Some("0A000") => e
@@ -258,6 +258,6 @@ fn explain_prepare(slave: &str, e: postgres::Error) -> Error {
                  \"replica_agent skip --slave {slave}\", or set two_phase = false for this slave."
             )),
         Some("53400") => e.hint("Raise max_prepared_transactions on the server of the slave; each slave needs one."),
-        _ => e,
+        _ => failure::at_the_end(slave, last, e),
     }
 }

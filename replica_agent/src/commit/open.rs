@@ -75,6 +75,7 @@ impl SlaveSession {
             constrained,
             savepoint: false,
             applier: Applier::new(agent, slave, skips),
+            last: None,
             mover,
             move_on,
             looker,
