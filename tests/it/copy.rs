@@ -414,6 +414,22 @@ fn verify_compares_the_other_tables_when_one_cannot_be_read() {
 }
 
 #[test]
+fn verify_names_rows_that_a_slave_has_twice() {
+    let trio = Setup::new("create table a (id int primary key); create table b (id int primary key)")
+        .slave_schema("create table a (id int); create table b (id int primary key)")
+        .slaves(1)
+        .build();
+    trio.master.run("insert into a values (1), (2), (3); insert into b values (1)");
+    trio.once();
+    trio.slaves[0].run("insert into a values (2), (2)");
+    trio.agent.run(&["verify"]).expect_code(1).expect_text(&[
+        "table public.a: 3 rows, 1 differ",
+        "key (id)=(2): finds 3 rows on the slave",
+        "table public.b: 1 rows, equal",
+    ]);
+}
+
+#[test]
 fn verify_works_while_replication_runs() {
     let mut trio = Setup::new(TABLE).start();
     trio.master.run("insert into t select i, 'x' from generate_series(1, 20000) i");

@@ -44,7 +44,7 @@ pub(super) fn settle(
     let mut open = keys;
     for round in 1..=ROUNDS_MAX {
         let master = |pair: &mut Pair, key: &Key| -> Result<Option<Row>> {
-            let row = one(pair.master, &from_master, key, &master_place)?;
+            let row = find(pair.master, &from_master, key, &master_place)?.pop();
             match (&on_master.shown, &mut pair.shower, row) {
                 (Some(shown), Some(shower), Some(row)) => Ok(shown.show(shower, &[row])?.pop()),
                 (_, _, row) => Ok(row),
@@ -54,8 +54,12 @@ pub(super) fn settle(
         let moving = wait_until_passed(pair)?;
         let mut next = Vec::new();
         for (key, before) in open.into_iter().zip(before) {
-            let there = one(pair.slave, &from_slave, &key, &slave_place)?;
-            let difference = describe(on_master, before.as_ref(), there.as_ref(), tolerance)?;
+            let there = find(pair.slave, &from_slave, &key, &slave_place)?;
+            let difference = match there.len() {
+                0 | 1 => describe(on_master, before.as_ref(), there.first(), tolerance)?,
+                // It has no primary key there.
+                rows => Some(format!("finds {rows} rows on the slave")),
+            };
             let Some(difference) = difference else { continue };
             let after = master(pair, &key)?;
             let stable = describe(on_master, before.as_ref(), after.as_ref(), Tolerance::NONE)?.is_none();
@@ -76,9 +80,9 @@ pub(super) fn settle(
     Ok(settled)
 }
 
-fn one(client: &mut Client, statement: &Statement, key: &Key, place: &str) -> Result<Option<Row>> {
+fn find(client: &mut Client, statement: &Statement, key: &Key, place: &str) -> Result<Vec<Row>> {
     let values: Vec<&(dyn ToSql + Sync)> = key.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
-    client.query_opt(statement, &values).map_err(|e| Error::from_pg(place, e))
+    client.query(statement, &values).map_err(|e| Error::from_pg(place, e))
 }
 
 /// How the slave's row differs from the master's, if it does.

@@ -198,6 +198,10 @@ pub(super) fn merge(
     let mut right = Side::start(slave, on_slave, format!("slave \"{}\"", which.name), None)?;
     let mut found = Found { rows: 0, keys: Vec::new(), more: 0 };
     let mut differs = |key: Key| {
+        // That of rows that the slave has several times.
+        if found.keys.last() == Some(&key) {
+            return;
+        }
         if found.keys.len() < KEYS_MAX {
             found.keys.push(key);
         } else {
