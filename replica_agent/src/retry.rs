@@ -29,6 +29,11 @@ pub fn is_undefined_object(sqlstate: &str) -> bool {
     sqlstate == "42704"
 }
 
+/// The server lacked room or memory or connections.
+pub fn is_out_of_resources(sqlstate: &str) -> bool {
+    sqlstate.starts_with("53")
+}
+
 /// Advice for what a function of the slave's own raises.
 pub const HINT_INSIDE: &str = "Correct that function, or the trigger that calls it, on the slave: it runs with search_path = pg_catalog unless it sets its own. The agent tries again by itself and resumes with this transaction.";
 
@@ -49,6 +54,9 @@ pub fn hint(sqlstate: &str) -> Option<&'static str> {
         }
         "42501" => {
             "Grant the privilege to the agent's role on the slave (BYPASSRLS where the table has row-level security); the agent tries again by itself."
+        }
+        state if is_out_of_resources(state) => {
+            "Free or add on the server of the slave what it lacks; the agent tries again by itself."
         }
         _ => return None,
     })

@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::pipe::Pipe;
 use crate::quote;
+use crate::retry;
 use crate::session;
 use crate::wake::{Cancels, Stop};
 
@@ -68,7 +69,7 @@ pub fn create(
             }
             Err(e) => {
                 let e = failed(e);
-                let hint = e.hint_text().map(str::to_owned);
+                let hint = e.hint_text().or(lacks_room(&e)).map(str::to_owned);
                 return Err(e.detail(format!("Statement: {}", statement)).hint(hint.unwrap_or_else(|| {
                     "Make on the slave by yourself what is missing, with pg_dump --schema-only and a role that \
                      may; what is there already is left as it is."
@@ -162,9 +163,13 @@ pub fn finish(config: &Config, slave: &Slave, which: Pending, stop: &Stop, cance
         let began = std::time::Instant::now();
         let mut transaction = client.transaction().map_err(failed)?;
         transaction.batch_execute(statement).map_err(|e| {
-            failed(e).hint(format!(
-                "To do without it, delete the row with id {id} from pyreplica_agent.pending_schema on the slave."
-            ))
+            let e = failed(e);
+            match lacks_room(&e) {
+                Some(hint) => e.hint(hint),
+                None => e.hint(format!(
+                    "To do without it, delete the row with id {id} from pyreplica_agent.pending_schema on the slave."
+                )),
+            }
         })?;
         transaction
             .execute("delete from pyreplica_agent.pending_schema where id = $1", &[&id])
@@ -194,6 +199,11 @@ pub fn new_enough(master: &mut Client) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What to do where the statement is right and only the server has no room for it.
+fn lacks_room(e: &Error) -> Option<&'static str> {
+    e.sqlstate().filter(|state| retry::is_out_of_resources(state)).and_then(retry::hint)
 }
 
 fn failed_list(slave: &str, e: postgres::Error) -> Error {

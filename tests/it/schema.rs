@@ -165,3 +165,21 @@ fn without_pg_dump_check_says_so() {
     trio.agent.run_with(&["check"], &empty).expect_code(1).expect_text(&["pg_dump", "HINT"]);
     trio.agent.run_with(&["once"], &empty).expect_code(1).expect_text(&["pg_dump", "HINT"]);
 }
+
+/// A key that lacks room is no key to do without.
+#[test]
+fn what_lacks_room_on_the_slave_is_made_when_there_is_some() {
+    let trio = Setup::new("create table t (id int primary key)").slave_schema("").slaves(1).schema().build();
+    trio.master.run("insert into t select generate_series(1, 200000)");
+    let slave = &trio.slaves[0];
+    let set = |what| slave.run(&format!("alter database \"{}\" {what}", slave.name));
+    set("set temp_file_limit = '64kB'");
+    set("set maintenance_work_mem = '1MB'");
+    let refused = trio.once().expect_code(1);
+    let refused = refused.expect_text(&["temp_file_limit", "public.t", "tries again by itself"]);
+    assert!(!refused.text().contains("To do without it"), "{}", refused.text());
+    set("reset temp_file_limit");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    assert_eq!(slave.value("select to_regclass('t_pkey')"), "t_pkey");
+}
