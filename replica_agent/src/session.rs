@@ -264,6 +264,11 @@ fn explain(dsn: &Dsn, place: &str, e: postgres::Error) -> Error {
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             error.hint("Create the role, or add a line for it to pg_hba.conf of that server and reload it.")
         }
+        SqlState::TOO_MANY_CONNECTIONS => error.hint(format!(
+            "Raise the limit that is reached there: ALTER ROLE {} CONNECTION LIMIT ..., or max_connections in \
+             postgresql.conf; docs/operations.md says how many sessions an agent takes.",
+            quote::ident(&dsn.user)
+        )),
         _ => error,
     }
 }

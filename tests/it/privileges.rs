@@ -1,6 +1,7 @@
 //! Writers without rights on the log, owners, least privilege for the agent.
 
 use pyreplica_tests::trio::{shared_servers, Setup};
+use pyreplica_tests::wait::wait_for;
 
 /// Roles belong to the server, which tests share.
 fn role(name: &str, options: &str) {
@@ -209,4 +210,30 @@ fn a_row_filter_is_evaluated_by_the_writer_only() {
     trio.master.run("set role p_filter_writer; insert into own.t values (1)");
     assert_eq!(trio.master.rows("select distinct role from own.asked"), ["p_filter_writer"]);
     assert_eq!(trio.master.value("select count(*) from pyreplica.replica_log"), "1");
+}
+
+#[test]
+fn too_few_connections_have_a_cure() {
+    role("p_full", "connection limit 0");
+    let trio = Setup::new("create table t (id int primary key)").slaves(1).build();
+    trio.agent.configure(&trio.config().replacen("user=postgres", "user=p_full", 1));
+    trio.agent.run(&["check"]).expect_code(1).expect_text(&[
+        "too many connections for role \"p_full\"",
+        "ALTER ROLE \"p_full\" CONNECTION LIMIT",
+        "max_connections",
+    ]);
+}
+
+/// As many as docs/operations.md says.
+#[test]
+fn an_agent_takes_two_sessions_of_the_master_for_each_slave_and_one_more() {
+    for (atomic, expected) in [(false, "5"), (true, "3")] {
+        let mut setup = Setup::new("create table t (id int primary key)");
+        setup.atomic = atomic;
+        let trio = setup.start();
+        let taken = "select count(*) from pg_stat_activity
+                      where datname = current_database() and application_name like 'replica_agent%'";
+        wait_for("all sessions", || (trio.master.value(taken) == expected).then_some(()));
+        assert_eq!(trio.slaves[0].value(taken), "1");
+    }
 }
