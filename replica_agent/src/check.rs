@@ -3,6 +3,7 @@
 //! In: the configuration, or two open sessions. Out: a `Report`. Changes nothing anywhere.
 //! An error keeps a slave from following; a warning is something that its owner should know.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use postgres::Client;
@@ -15,6 +16,7 @@ use crate::control::Control;
 use crate::copy::{captured_tables, CapturedTable};
 use crate::error::{Error, Kind, Result};
 use crate::log_columns::LogColumn;
+use crate::mapping::Name;
 use crate::node::Route;
 use crate::part;
 use crate::quote;
@@ -111,6 +113,8 @@ pub(crate) struct MasterFacts {
     pub server: Server,
     pub tables: Vec<CapturedTable>,
     pub shapes: Vec<Shape>,
+    /// Partitions that the agent's role may not read, each behind the table that it belongs to.
+    pub hidden: Vec<(Name, Name)>,
     /// Of the tables, in their order.
     pub columns: Vec<Vec<LogColumn>>,
     pub sequences: Vec<(Moved, Bounds)>,
@@ -224,6 +228,22 @@ fn recognised(client: &mut Client, config: &Config, slave: &Slave) -> Result<()>
         Control::open(config, &Cancels::default())?.recognise(&slave.name, &standing)?;
     }
     Ok(())
+}
+
+/// What lets a role read tables, the schema and name of each.
+pub(crate) fn grant_select<'n>(
+    tables: impl Iterator<Item = (&'n str, &'n str)> + Clone,
+    user: &str,
+) -> String {
+    let role = quote::ident(user);
+    let schemas: BTreeSet<String> = tables.clone().map(|(schema, _)| quote::ident(schema)).collect();
+    let schemas: Vec<String> = schemas.into_iter().collect();
+    let tables: Vec<String> = tables.map(|(schema, name)| quote::qualified(schema, name)).collect();
+    format!(
+        "GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role}",
+        schemas.join(", "),
+        tables.join(", ")
+    )
 }
 
 /// Policies are in force for the agent's role, and it does not take the rows that they show for all there are.
@@ -377,25 +397,26 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
         })
         .collect();
     if !hidden.is_empty() {
-        let role = quote::ident(&server.user);
-        let mut schemas: Vec<_> = hidden.iter().map(|table| quote::ident(&table.schema)).collect();
-        schemas.dedup();
         let names: Vec<_> = hidden.iter().map(|table| table.full_name()).collect();
-        let quoted: Vec<_> = hidden.iter().map(|table| table.quoted()).collect();
+        let which = hidden.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
         report.error(
             format!("master: role \"{}\" may not read captured tables: {}", server.user, names.join(", ")),
-            format!(
-                "Run GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role}.",
-                schemas.join(", "),
-                quoted.join(", ")
-            ),
+            format!("Run {}.", grant_select(which, &server.user)),
         );
     }
+    let (schemas, names): (Vec<_>, Vec<_>) =
+        tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let hidden = master
+        .query(include_str!("sql/hidden_partitions.sql"), &[&schemas, &names])
+        .map_err(failed)?
+        .iter()
+        .map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3))))
+        .collect();
     let columns = check_mapping::read_columns(master, &tables)?;
     let sequences = if lacking.is_empty() { sequences::on_master(master, None)? } else { Vec::new() };
     let route = Route::from(master)?;
     let sources = route.sources(master)?;
-    Ok(Some(MasterFacts { server, tables, shapes, columns, sequences, route, sources }))
+    Ok(Some(MasterFacts { server, tables, shapes, hidden, columns, sequences, route, sources }))
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 
 use postgres::Client;
 
-use crate::check::{row_security, MasterFacts, Report, Server};
+use crate::check::{grant_select, row_security, MasterFacts, Report, Server};
 use crate::check_mapping;
 use crate::check_sequences;
 use crate::config::{Config, Initial, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Result};
-use crate::mapping::Rule;
+use crate::mapping::{Name, Rule};
 use crate::quote;
 use crate::session::replication_role_grant;
 use crate::shape::{shapes, Shape};
@@ -104,7 +104,10 @@ pub(crate) fn check(
                 let rule = mapping.rule(&on_master.schema, &on_master.name).map(|rule| &**rule);
                 compare(table, rule, &facts.shapes[shape], &shapes[here], &at, &server.user, report);
             }
-            (Some(_), None) if slave.schema => to_make.push(table.schema.as_str()),
+            (Some(_), None) if slave.schema => {
+                to_make.push(table.schema.as_str());
+                may_dump(on_master, facts, &at, report);
+            }
             (Some(_), None) => report.error(
                 format!("{at}: table {} does not exist", table.full_name()),
                 "Create it as on the master; pg_dump --schema-only writes the statements.",
@@ -210,6 +213,25 @@ fn compare(
                 table.key_columns.join(", ")
             ),
             format!("Run there: ALTER TABLE {quoted} ADD PRIMARY KEY ({}).", key.join(", ")),
+        );
+    }
+}
+
+/// pg_dump locks each partition, which whoever reads the table above them need not be allowed to.
+fn may_dump(table: &CapturedTable, facts: &MasterFacts, at: &str, report: &mut Report) {
+    let user = &facts.server.user;
+    let of_it = |(whole, _): &&(Name, Name)| (&whole.0, &whole.1) == (&table.schema, &table.name);
+    let hidden =
+        facts.hidden.iter().filter(of_it).map(|(_, (schema, name))| (schema.as_str(), name.as_str()));
+    let names: Vec<String> = hidden.clone().map(|(schema, name)| format!("{schema}.{name}")).collect();
+    if !names.is_empty() {
+        report.error(
+            format!(
+                "{at}: role \"{user}\" may not read on the master all that pg_dump needs to make table {}: {}",
+                table.full_name(),
+                names.join(", ")
+            ),
+            format!("Run on the master: {}.", grant_select(hidden, user)),
         );
     }
 }

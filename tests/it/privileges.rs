@@ -237,3 +237,28 @@ fn an_agent_takes_two_sessions_of_the_master_for_each_slave_and_one_more() {
         assert_eq!(trio.slaves[0].value(taken), "1");
     }
 }
+
+/// pg_dump locks each of them, which reading through the table above them does not need.
+#[test]
+fn check_names_partitions_that_cannot_be_dumped() {
+    role("p_dumps", "");
+    let trio = Setup::new(
+        "create schema \"Far\";
+         create table t (id int primary key) partition by range (id);
+         create table t1 partition of t for values from (1) to (10);
+         create table t2 partition of t for values from (10) to (20) partition by range (id);
+         create table \"Far\".\"T3\" partition of t2 default",
+    )
+    .slave_schema("")
+    .slaves(1)
+    .schema()
+    .build();
+    trio.master.run("select pyreplica.allow_agent('p_dumps'); grant select on t, t1 to p_dumps");
+    trio.agent.configure(&trio.config().replacen("user=postgres", "user=p_dumps", 1));
+    let grant = "GRANT USAGE ON SCHEMA \"Far\", \"public\" TO \"p_dumps\"; GRANT SELECT ON \"Far\".\"T3\", \"public\".\"t2\" TO \"p_dumps\"";
+    trio.agent.run(&["check"]).expect_code(1).expect_text(&["public.t: Far.T3, public.t2", grant]);
+    trio.master.run(grant);
+    trio.agent.run(&["check"]).expect_code(0);
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
