@@ -225,7 +225,7 @@ fn copy_aside(context: &Context, slave: &str, table: CapturedTable, quit: &Stop)
     let slave = config.slave(slave)?;
     let mut master: Client = session::connect_master(&config.master.dsn, "copy")?;
     let _cancelable = cancels.add(&config.master.dsn, &master)?;
-    let crew = Crew { config, slave, stop: quit, cancels };
+    let crew = Crew { config, slave, stop: quit, cancels, snapshot: None };
     let (mut copied, result) = crew.copy(&mut master, vec![(table, Manner::Aside)]);
     result?;
     failpoint::hit("again.after_copy");

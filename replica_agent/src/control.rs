@@ -29,6 +29,27 @@ pub struct MasterState {
     horizon_xid: Xid,
 }
 
+impl MasterState {
+    pub fn read(client: &mut Client) -> Result<MasterState> {
+        let row = client
+            .query_typed_one(include_str!("sql/master_state.sql"), &[])
+            .map_err(|e| Error::from_pg("could not read the state of the master", e))?;
+        let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse::<Xid>().ok());
+        let horizon_rank: Rank = row.get("horizon_rank");
+        // What ranks below the horizon was truncated with it; its transaction need not be known.
+        let (rank, last_xid) = match row.get::<_, Option<Rank>>("last_rank") {
+            Some(last) if last > horizon_rank => (last, xid("last_xid")),
+            _ => (horizon_rank, None),
+        };
+        Ok(MasterState {
+            id: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
+            now: Target { rank, snapshot: row.get::<_, &str>("snapshot").parse()?, last_xid },
+            horizon_rank,
+            horizon_xid: xid("horizon_xid").unwrap_or(0),
+        })
+    }
+}
+
 pub struct Control {
     pub client: Client,
     agent: String,
@@ -74,23 +95,7 @@ impl Control {
     }
 
     pub fn state(&mut self) -> Result<MasterState> {
-        let row = self
-            .client
-            .query_typed_one(include_str!("sql/master_state.sql"), &[])
-            .map_err(|e| Error::from_pg("could not read the state of the master", e))?;
-        let xid = |name: &str| row.get::<_, Option<&str>>(name).and_then(|x| x.parse::<Xid>().ok());
-        let horizon_rank: Rank = row.get("horizon_rank");
-        // What ranks below the horizon was truncated with it; its transaction need not be known.
-        let (rank, last_xid) = match row.get::<_, Option<Rank>>("last_rank") {
-            Some(last) if last > horizon_rank => (last, xid("last_xid")),
-            _ => (horizon_rank, None),
-        };
-        Ok(MasterState {
-            id: MasterId { system_identifier: row.get("system_identifier"), timeline: row.get("timeline") },
-            now: Target { rank, snapshot: row.get::<_, &str>("snapshot").parse()?, last_xid },
-            horizon_rank,
-            horizon_xid: xid("horizon_xid").unwrap_or(0),
-        })
+        MasterState::read(&mut self.client)
     }
 
     /// Refuses a master that is not the one the position comes from, or that does not know any more what the slave

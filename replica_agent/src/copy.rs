@@ -16,6 +16,7 @@
 
 mod crew;
 mod mapped;
+mod moment;
 mod progress;
 mod table;
 mod together;
@@ -24,6 +25,7 @@ mod transfer;
 use postgres::Client;
 
 pub use crew::Crew;
+pub use moment::Moment;
 pub use table::Manner;
 
 use crate::error::{Error, Result};

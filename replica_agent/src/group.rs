@@ -17,6 +17,7 @@ use crossbeam_channel::{bounded, unbounded};
 
 use crate::commit::SlaveSession;
 use crate::control::Control;
+use crate::copy::Moment;
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::follow::stand_by;
@@ -186,21 +187,34 @@ fn lock_step(
         Reached::Target => Ok(Ended::Target),
         Reached::Passed => Ok(Ended::Passed),
         Reached::NewTables(unknown) => {
-            let mut awaited = false;
+            let (mut awaited, mut watched, mut moment) = (Vec::new(), false, None);
             for member in members.iter_mut() {
-                awaited |= member.awaits_new_tables(control).map_err(|e| blame(&member.session.name, e))?;
+                let missing =
+                    member.awaits_new_tables(control).map_err(|e| blame(&member.session.name, e))?;
+                for table in missing {
+                    if !awaited.contains(&table) {
+                        awaited.push(table);
+                    }
+                }
+                watched |= member.looks_at_foreign_keys().map_err(|e| blame(&member.session.name, e))?;
             }
-            if awaited {
+            if !awaited.is_empty() {
                 let now = control.state()?.now;
                 while lock_step(context, control, members, Some(&now))? != Ended::Target {}
+                if watched {
+                    let held = moment.insert(Moment::hold(context, &awaited)?);
+                    while lock_step(context, control, members, Some(&held.target))? != Ended::Target {}
+                }
                 for member in members.iter_mut() {
                     member.new_tables_arrived().map_err(|e| blame(&member.session.name, e))?;
                 }
             }
             for member in members {
                 let settled = match &unknown {
-                    Some((schema, name)) => member.settle_unknown(context, control, schema, name),
-                    None => member.copy_new_tables(context, control),
+                    Some((schema, name)) => {
+                        member.settle_unknown(context, control, (schema, name), moment.as_ref())
+                    }
+                    None => member.copy_new_tables(context, control, moment.as_ref()),
                 };
                 settled.map_err(|e| blame(&member.session.name, e))?;
             }

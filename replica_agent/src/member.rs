@@ -58,10 +58,9 @@ impl Member {
             member.finish_copy(context, control)?;
         }
         member.reporter.state(control, State::CatchingUp)?;
-        if resumes {
-            member.wait_for_new_tables(context, control)?;
-        }
-        member.copy_new_tables(context, control)?;
+        let moment = if resumes { member.wait_for_new_tables(context, control)? } else { None };
+        member.copy_new_tables(context, control, moment.as_ref())?;
+        drop(moment);
         member.finish_schema(context, control)?;
         Ok(member)
     }

@@ -10,7 +10,11 @@ use crate::copy::Ends;
 
 /// The role of the agent on the first slave may change rows and nothing else.
 fn constrained(schema: &str, role: &str) -> Trio {
-    let trio = Setup::new(schema).slaves(1).build();
+    constrain(Setup::new(schema), role)
+}
+
+fn constrain(setup: Setup, role: &str) -> Trio {
+    let trio = setup.slaves(1).build();
     let slave = &trio.slaves[0];
     slave.run(&format!(
         "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
@@ -87,14 +91,11 @@ fn what_is_referred_to_is_copied_first() {
 const FAMILY: &str =
     "create table z_parent (id int primary key); create table a_child (id int primary key, p int not null references z_parent)";
 
-#[test]
-fn what_is_connected_is_copied_as_of_one_moment() {
-    let trio = constrained(FAMILY, "c_moment");
-    trio.master.run("insert into z_parent select generate_series(1, 50000); insert into a_child select id, id from z_parent");
+/// Parents that come with their children, as long as `work` goes on.
+fn while_families_come(trio: &Trio, work: impl FnOnce()) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ends = Ends(&done);
-        // GIVEN parents that come with their children
         scope.spawn(|| {
             let mut session = trio.master.session();
             for i in (100_000..).take_while(|_| !done.load(Ordering::Relaxed)) {
@@ -106,12 +107,40 @@ fn what_is_connected_is_copied_as_of_one_moment() {
         wait_for("the first of them", || {
             (trio.master.value("select max(id) > 100000 from a_child") == "t").then_some(())
         });
-        // WHEN they are copied meanwhile
+        work();
+    });
+}
+
+#[test]
+fn what_is_connected_is_copied_as_of_one_moment() {
+    let trio = constrained(FAMILY, "c_moment");
+    trio.master.run("insert into z_parent select generate_series(1, 50000); insert into a_child select id, id from z_parent");
+    while_families_come(&trio, || {
         trio.once().expect_code(0);
     });
     trio.once().expect_code(0);
     trio.assert_same();
     assert_eq!(trio.conflicts(0), [""; 0]);
+}
+
+#[test]
+fn what_is_added_is_copied_as_of_the_moment_that_the_others_have_come_to() {
+    for setup in [Setup::new(FAMILY), Setup::new(FAMILY).atomic()] {
+        let mut trio = constrain(setup, "c_added");
+        trio.master.run("select pyreplica.remove_table('a_child')");
+        trio.agent.start();
+        trio.catch_up();
+        while_families_come(&trio, || {
+            trio.master.run("select pyreplica.add_table('a_child')");
+            wait_for("its copy", || {
+                (trio.slaves[0].value("select count(*) from pyreplica_agent.copied_table") == "2")
+                    .then_some(())
+            });
+        });
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+        assert!(!trio.agent.log().contains("violates"), "{}", trio.agent.log());
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Crew<'a> {
     pub slave: &'a Slave,
     pub stop: &'a Stop,
     pub cancels: &'a Cancels,
+    /// Of a moment that is held: the snapshot of the copy. Else each has its own.
+    pub snapshot: Option<&'a str>,
 }
 
 /// A table that is to be copied.
@@ -157,6 +159,7 @@ impl Work<'_> {
             user: self.crew.slave.dsn.user(),
             mapping: &self.crew.slave.mapping,
             sequences: self.crew.slave.sequences,
+            snapshot: self.crew.snapshot,
         };
         while let Some(connected) = self.next() {
             match copy_together(master, slave, &target, &connected, self.crew.stop, &self.progress) {

@@ -33,6 +33,8 @@ pub(super) struct Target<'a> {
     pub mapping: &'a Arc<Mapping>,
     /// Whether the slave's sequences follow the master's.
     pub sequences: bool,
+    /// To be taken from another session.
+    pub snapshot: Option<&'a str>,
 }
 
 /// A table that is ready to be copied.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use postgres::error::SqlState;
-use postgres::{Client, IsolationLevel, Transaction};
+use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use super::crew::Planned;
 use super::progress::Progress;
@@ -34,6 +34,9 @@ pub(super) fn copy_together(
     let on_slave = |e| Error::from_pg(format!("could not copy {what} to slave \"{}\"", target.slave), e);
 
     let mut from = begin_locked(master, &here, Side::Master, stop, &on_master)?;
+    if let Some(id) = target.snapshot {
+        from.batch_execute(&format!("set transaction snapshot '{id}'")).map_err(on_master)?;
+    }
     let snapshot: String =
         from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
@@ -106,8 +109,7 @@ fn explain(e: Error, circular: bool, target: &Target) -> Error {
     }
 }
 
-/// Begins a transaction and locks the tables before the first snapshot, however long that takes unless stopped. While one is
-/// waited for, none is locked for more than a moment.
+/// Begins a transaction and locks the tables before the first snapshot.
 fn begin_locked<'a>(
     client: &'a mut Client,
     tables: &[&CapturedTable],
@@ -116,13 +118,29 @@ fn begin_locked<'a>(
     context: &dyn Fn(postgres::Error) -> Error,
 ) -> Result<Transaction<'a>> {
     let timeout = lock_timeout(client).map_err(context)?;
-    let (mut transaction, mode) = match side {
+    let begin = match side {
         Side::Master => {
-            let begin =
-                client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-            (begin.start().map_err(context)?, "access share")
+            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true)
         }
-        Side::Slave => (client.transaction().map_err(context)?, "share row exclusive"),
+        Side::Slave => client.build_transaction(),
+    };
+    let mut transaction = begin.start().map_err(context)?;
+    lock(&mut transaction, tables, (side, timeout), stop, context)?;
+    Ok(transaction)
+}
+
+/// Locks tables in a transaction, however long that takes unless stopped. While one is waited for, none is locked for more
+/// than a moment.
+pub(super) fn lock(
+    transaction: &mut impl GenericClient,
+    tables: &[&CapturedTable],
+    (side, timeout): (Side, i32),
+    stop: &Stop,
+    context: &dyn Fn(postgres::Error) -> Error,
+) -> Result<()> {
+    let mode = match side {
+        Side::Master => "access share",
+        Side::Slave => "share row exclusive",
     };
     // LOCK takes no snapshot, nor do savepoints. A partitioned table is locked with its partitions.
     let names: Vec<String> = tables.iter().map(|table| table.quoted()).collect();
@@ -147,18 +165,18 @@ fn begin_locked<'a>(
         }
         transaction.batch_execute("rollback to attempt").map_err(context)?;
     }
-    Ok(transaction)
+    Ok(())
 }
 
 /// Milliseconds after which a lock is asked for anew: longer than the server takes to look who holds it, since that is when
 /// it ends an autovacuum that does.
-fn lock_timeout(client: &mut Client) -> std::result::Result<i32, postgres::Error> {
+pub(super) fn lock_timeout(client: &mut Client) -> std::result::Result<i32, postgres::Error> {
     let looks_after = "extract(epoch from current_setting('deadlock_timeout')::interval) * 1000";
     Ok(client.query_one(&format!("select ({looks_after} + 1000)::int"), &[])?.get(0))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Master,
     Slave,
 }

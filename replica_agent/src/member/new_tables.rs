@@ -6,13 +6,14 @@ use super::{Ended, Member};
 use crate::again;
 use crate::check_mapping;
 use crate::control::Control;
-use crate::copy::{CapturedTable, Crew, Manner};
+use crate::copy::{CapturedTable, Crew, Manner, Moment};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::mapping::Mapping;
 use crate::pipe::Pipe;
 use crate::report::State;
 use crate::schema::{self, Pending};
+use crate::session;
 
 impl Member {
     /// A predecessor died while it copied tables that it had made. Without their keys, which are made afterwards, the
@@ -31,7 +32,7 @@ impl Member {
         let mut there = oids(client, name, tables.mapping(), &made)?.into_iter();
         made.retain(|_| there.next() != Some(None));
         tables.all_due(&made);
-        match self.copy_new_tables(context, control) {
+        match self.copy_new_tables(context, control, None) {
             Err(e) if !matches!(e.kind(), Kind::Stopped | Kind::Connection) => {
                 log::warn!(
                     "slave \"{name}\": could not go on with the copy before what was changed since: {e}"
@@ -43,19 +44,42 @@ impl Member {
     }
 
     /// The stream may hold a statement that makes a table which the slave lacks, or that gives one the shape which the
-    /// master's has: before new tables are copied, all is applied that is there now.
-    pub fn wait_for_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
-        if self.awaits_new_tables(control)? {
-            let now = control.state()?.now;
-            while self.stream(context, control, Some(&now))? != Ended::Target {}
-            self.new_tables_arrived()?;
+    /// master's has: before new tables are copied, all is applied that is there now. Where foreign keys are looked at, that
+    /// ends at the moment as of which they are to be copied.
+    pub fn wait_for_new_tables(
+        &mut self,
+        context: &Context,
+        control: &mut Control,
+    ) -> Result<Option<Moment>> {
+        let missing = self.awaits_new_tables(control)?;
+        if missing.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let now = control.state()?.now;
+        while self.stream(context, control, Some(&now))? != Ended::Target {}
+        // Only now: the tables are locked until they are copied.
+        let moment = match self.looks_at_foreign_keys()? {
+            true => Some(Moment::hold(context, &missing)?),
+            false => None,
+        };
+        if let Some(moment) = &moment {
+            while self.stream(context, control, Some(&moment.target))? != Ended::Target {}
+        }
+        self.new_tables_arrived()?;
+        Ok(moment)
     }
 
-    /// Are there tables to copy? If so, their changes are skipped until they have arrived. What a statement fills its
+    pub fn looks_at_foreign_keys(&mut self) -> Result<bool> {
+        let name = self.session.name.clone();
+        let (client, _) = self.session.parts()?;
+        let replica = session::is_replica(client)
+            .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
+        Ok(!replica)
+    }
+
+    /// Which tables are there to copy? Their changes are skipped until they have arrived. What a statement fills its
     /// table with, the copy replaces.
-    pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<bool> {
+    pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<Vec<CapturedTable>> {
         let captured = control.captured()?;
         let name = &self.session.name.clone();
         let (client, tables) = self.session.parts()?;
@@ -65,7 +89,7 @@ impl Member {
             again::request(client, tables.agent(), name, table)?;
         }
         tables.wait_for(&missing, absent);
-        Ok(!missing.is_empty())
+        Ok(missing)
     }
 
     /// All is applied that could make them.
@@ -80,7 +104,14 @@ impl Member {
     }
 
     /// Copies the tables that are captured and not yet here.
-    pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+    pub fn copy_new_tables(
+        &mut self,
+        context: &Context,
+        control: &mut Control,
+        moment: Option<&Moment>,
+    ) -> Result<()> {
+        // What the stream has brought since then it would not bring again.
+        let moment = moment.filter(|moment| moment.target.snapshot.includes(&self.position.snapshot));
         let captured = control.captured()?;
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(&self.session.name)?;
@@ -95,7 +126,8 @@ impl Member {
             if slave.schema {
                 schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
             }
-            let crew = Crew { config, slave, stop, cancels };
+            let crew =
+                Crew { config, slave, stop, cancels, snapshot: moment.map(|moment| moment.id.as_str()) };
             // Held by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
             let there = oids(client, name, tables.mapping(), &missing)?;
@@ -136,10 +168,10 @@ impl Member {
         &mut self,
         context: &Context,
         control: &mut Control,
-        schema: &str,
-        name: &str,
+        (schema, name): (&str, &str),
+        moment: Option<&Moment>,
     ) -> Result<()> {
-        self.copy_new_tables(context, control)?;
+        self.copy_new_tables(context, control, moment)?;
         let (client, tables) = self.session.parts()?;
         // What another member of the group met, this one may have or will meet.
         if let Some(oid) = tables.met(schema, name) {

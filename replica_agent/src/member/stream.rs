@@ -89,8 +89,8 @@ impl Member {
             };
             batches += self.hear_of_committed(control, &mut ahead)?;
             if let Applied::UnknownTable { schema, name } = applied? {
-                self.wait_for_new_tables(context, control)?;
-                self.settle_unknown(context, control, &schema, &name)?;
+                let moment = self.wait_for_new_tables(context, control)?;
+                self.settle_unknown(context, control, (&schema, &name), moment.as_ref())?;
                 return Ok(Ended::NewTables);
             }
             if context.careful && batches >= CAREFUL_BATCHES {
@@ -144,8 +144,8 @@ impl Member {
                 let began = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
-                    self.wait_for_new_tables(context, control)?;
-                    self.copy_new_tables(context, control)?;
+                    let moment = self.wait_for_new_tables(context, control)?;
+                    self.copy_new_tables(context, control, moment.as_ref())?;
                     return Ok(Ended::NewTables);
                 }
                 if target.is_none() {
