@@ -3,7 +3,8 @@
 //! In: chunks and the position after them. Out: the slave moved from one position to the next, whole or not at all.
 //!
 //! `open` sets the session up, `recovery` settles what a crash left prepared, `window` applies changes, `batch` begins and
-//! commits the transaction that they are in, step by step; `stream` sends the same without waiting.
+//! commits the transaction that they are in, step by step; `stream` sends the same without waiting, and `flush_ahead`
+//! has less for the commit to wait for.
 //!
 //! # Protocol
 //!
@@ -48,6 +49,7 @@ use crate::stages::{Stages, Total};
 use crate::tables::Tables;
 use crate::tell::Teller;
 use crate::wake::Cancelable;
+use flush_ahead::FlushAhead;
 use recovery::gid;
 use stream::Stream;
 
@@ -55,6 +57,7 @@ pub use open::create_schema;
 pub use stream::Committed;
 
 mod batch;
+mod flush_ahead;
 mod open;
 mod recovery;
 mod stream;
@@ -115,6 +118,8 @@ pub struct SlaveSession {
     timeline: i32,
     phase: Phase,
     stream: Stream,
+    /// Where a commit waits for the slave's disk.
+    flush_ahead: Option<FlushAhead>,
     /// Of the batch at hand, and of all before it.
     stages: Stages,
     total: Total,

@@ -283,6 +283,7 @@ impl Reading<'_> {
         if self.quit.try_recv() == Err(TryRecvError::Disconnected) {
             return Ok(Next::Quit);
         }
+        self.planning.rested();
         let Reading { reader, rest, .. } = self;
         let wait = match rest.next(reader.is_armed(), Instant::now(), |slow| reader.arm(slow))? {
             Step::Read => return Ok(Next::Read(None)),

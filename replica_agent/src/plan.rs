@@ -309,9 +309,19 @@ impl Planner {
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes >= WINDOW_BYTES
-            || self.net.places.len() + 2 * self.net.cells.len() >= WINDOW_PLACES
-            || self.net.rows() >= WINDOW_ROWS
+        self.fills(1)
+    }
+
+    /// It has come to one such part of a full window.
+    pub fn fills(&self, part: usize) -> bool {
+        self.bytes >= WINDOW_BYTES / part
+            || self.net.places.len() + 2 * self.net.cells.len() >= WINDOW_PLACES / part
+            || self.net.rows() >= WINDOW_ROWS / part
+    }
+
+    /// The chunk belongs to the transaction at hand.
+    pub fn goes_on_with(&self, chunk: &Chunk) -> bool {
+        self.chunks.last().is_some_and(|last| last.transaction.rank == chunk.transaction.rank)
     }
 
     /// The window, which may be empty if it only ends a batch.

@@ -41,6 +41,7 @@ mod cli; // each bad input has one clear error
 mod stages; // where the time of a slave goes
 mod large; // values of many megabytes
 mod memory; // what the agent takes of it
+mod flush_ahead; // a session beside the one that applies, which may be lost
 mod restart; // agent, master and slaves stop and come back
 mod alerts; // mail and programs are told what happens
 mod daemon; // several replications in one process, SIGHUP, systemd, logs

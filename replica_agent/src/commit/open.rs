@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::flush_ahead::FlushAhead;
 use super::recovery::take_over;
 use super::stream::Stream;
 use super::{Phase, SlaveSession};
@@ -84,6 +85,7 @@ impl SlaveSession {
             timeline: 0,
             phase: Phase::Idle,
             stream: Stream::default(),
+            flush_ahead: slave.two_phase.then(|| FlushAhead::new(slave)),
             stages: Stages::default(),
             total: Total::default(),
             _cancelable: cancelable,

@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::flush_ahead::FlushAhead;
 use super::recovery::gid;
 use super::{Phase, SlaveSession};
 use crate::applier::Applied;
@@ -153,6 +154,7 @@ impl SlaveSession {
             }
         }
         self.client.turn();
+        self.flush_ahead();
         failpoint::hit("commit.sent");
         while applied == Applied::Done && self.stream.is_full(self.client.round_trip()) {
             applied = self.make_room(stop)?;
@@ -193,6 +195,7 @@ impl SlaveSession {
             kept.stages.seconds.commit += waited.as_secs_f64();
         }
         self.client.turn();
+        self.flush_ahead();
         self.settle_to(self.client.answered(), stop)
     }
 
@@ -397,9 +400,18 @@ impl SlaveSession {
             seconds.prepare += waited[1];
             seconds.commit += waited[2];
             at += 1;
+            self.flush_ahead();
         }
         self.land(at);
         Ok(Applied::Done)
+    }
+
+    /// While batches of several windows are under way.
+    fn flush_ahead(&mut self) {
+        let is_part = |kept: &Kept| !(kept.first && kept.window.end.is_some());
+        if self.stream.let_go || self.stream.kept.iter().any(is_part) {
+            self.flush_ahead.iter_mut().for_each(FlushAhead::nudge);
+        }
     }
 
     /// The answer to what was sent as this tells of a failure; it is the first.

@@ -12,11 +12,22 @@ pub struct Planning {
     spent: Spent,
     /// Since then nothing has been counted.
     mark: Instant,
+    /// Windows end after transactions when they are so small a part of a full one.
+    part: usize,
 }
+
+/// The first window for a slave that has nothing to do: one such part of a full one. Each is twice as large as the one
+/// before, so the slave has no time to wait for it.
+const FIRST_WINDOW: usize = 16;
 
 impl Planning {
     pub fn new() -> Self {
-        Planning { planner: Planner::default(), spent: Spent::default(), mark: Instant::now() }
+        Planning {
+            planner: Planner::default(),
+            spent: Spent::default(),
+            mark: Instant::now(),
+            part: FIRST_WINDOW,
+        }
     }
 
     /// Before each read: what was before is not part of it.
@@ -24,11 +35,20 @@ impl Planning {
         self.mark = Instant::now();
     }
 
+    /// There was nothing to read: whoever takes the windows waits for the next one.
+    pub fn rested(&mut self) {
+        self.part = FIRST_WINDOW;
+    }
+
     /// Hands on the windows that a part fills or ends.
     pub fn add(&mut self, part: Part, hand_on: &mut dyn FnMut(Window) -> Result<()>) -> Result<()> {
         self.spent.fetch += self.mark.elapsed().saturating_sub(part.dozed);
-        self.begin();
+        self.mark = Instant::now();
         for chunk in part.chunks {
+            if self.part > 1 && self.planner.fills(self.part) && !self.planner.goes_on_with(&chunk) {
+                let window = self.planner.finish(None);
+                self.hand_on(window, hand_on)?;
+            }
             let Err(chunk) = self.planner.add(chunk) else {
                 if self.planner.is_full() {
                     let window = self.planner.finish(None);
@@ -56,7 +76,7 @@ impl Planning {
             self.hand_on(window, hand_on)?;
         }
         self.spent.plan += self.mark.elapsed();
-        self.begin();
+        self.mark = Instant::now();
         Ok(())
     }
 
@@ -65,7 +85,8 @@ impl Planning {
         self.spent.plan += self.mark.elapsed();
         window.spent = std::mem::take(&mut self.spent);
         hand_on(window)?;
-        self.begin();
+        self.mark = Instant::now();
+        self.part = (self.part / 2).max(1);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::large::Large;
 use crate::pipe::Pipe;
 
 /// A part is handed on when it has grown to this, so that applying overlaps reading.
-const PART_BYTES: usize = 1024 * 1024;
+const PART_BYTES: usize = 64 * 1024;
 /// A chunk of which more has come with an answer, and not its end, is not read on here, but by those who apply it, piece by
 /// piece. That takes some round trips, so where one is far more is held.
 const LARGE_BYTES: usize = 256 * 1024;
