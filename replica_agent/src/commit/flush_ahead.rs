@@ -1,7 +1,7 @@
 //! Has the slave write the WAL of a long batch to its disk while the batch is still being applied.
 //!
-//! PREPARE TRANSACTION waits until all WAL before it is on disk; of 50,000 rows that is ten megabytes or more, and takes as
-//! long as a tenth of applying them. PostgreSQL's WAL writer would write it meanwhile, but of itself it looks only every
+//! PREPARE TRANSACTION waits until all WAL before it is on disk; of 50,000 rows that is some ten megabytes, and takes up to a
+//! tenth of the time of the batch. PostgreSQL's WAL writer would write it meanwhile, but of itself it looks only every
 //! `wal_writer_delay` (200 ms). It is woken where a session commits without waiting for the disk
 //! (`XLogSetAsyncXactLSN`), and a transaction that has an id and has written nothing commits like that. So a session
 //! beside the one that applies makes such transactions now and then, while batches of several windows are under way.
