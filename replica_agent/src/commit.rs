@@ -54,6 +54,7 @@ use recovery::gid;
 use stream::Stream;
 
 pub use open::create_schema;
+pub use recovery::mark_copying;
 pub use stream::Committed;
 
 mod batch;

@@ -58,7 +58,8 @@ impl Identities {
     }
 }
 
-fn identify(client: &mut impl Session) -> Result<Identity> {
+/// Which database it is.
+pub fn identify(client: &mut impl Session) -> Result<Identity> {
     let row = client
         .query_one(
             "select (select system_identifier::text from pg_control_system()), pg_postmaster_start_time()::text, oid

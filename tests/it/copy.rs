@@ -253,6 +253,28 @@ fn a_copy_that_is_tried_again_leaves_no_dead_rows() {
     assert_eq!(trio.slaves[0].value(&format!("select pg_relation_size('t') < 1.5 * {bytes}")), "t");
 }
 
+/// The session on the slave commits after its agent was killed, and after the next one has begun.
+#[test]
+fn the_late_commit_of_a_killed_copy_loses_nothing() {
+    let mut trio = Setup::new(TWO_TABLES).slaves(1).build();
+    trio.master.run("insert into t select i, 'x' from generate_series(1, 1000) i");
+    trio.slaves[0].run(
+        "create function slow() returns trigger language plpgsql as
+             $$ begin perform pg_sleep(2); return null; end $$;
+         create constraint trigger slow after insert on t initially deferred
+             for each row when (new.id = 1) execute function slow();
+         alter table t enable always trigger slow",
+    );
+    trio.agent.start();
+    let committing = "select count(*) from pg_stat_activity
+                       where datname = current_database() and state = 'active' and query = 'COMMIT'";
+    wait_for("a COMMIT", || (trio.slaves[0].value(committing) == "1").then_some(()));
+    trio.agent.kill();
+    trio.master.run("insert into t select i, 'x' from generate_series(1001, 1100) i");
+    trio.agent.start();
+    trio.catch_up_and_compare();
+}
+
 #[test]
 fn a_copy_that_fails_leaves_the_table_in_step() {
     let mut trio = written_to();

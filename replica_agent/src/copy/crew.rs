@@ -15,6 +15,7 @@ use super::progress::{Progress, Size};
 use super::table::{Manner, Target};
 use super::together::copy_together;
 use super::{CapturedTable, CopiedTable};
+use crate::commit::mark_copying;
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
@@ -95,6 +96,7 @@ impl Crew<'_> {
     fn open_slave(&self, master: &mut Client) -> Result<(Client, Cancelable)> {
         let mut client: Client = session::connect_slave(self.slave)?;
         Route::find(master, &mut client, &self.slave.name)?;
+        mark_copying(master, &mut client, self.config.agent_name(), &self.slave.name)?;
         let cancelable = self.cancels.add(&self.slave.dsn, &client)?;
         Ok((client, cancelable))
     }
