@@ -102,11 +102,15 @@ pub fn place_only(e: Error, transaction: &Transaction) -> Error {
 }
 
 fn key_of(client: &mut Pipe, relation: &Relation, change: &Change) -> Option<String> {
-    let values = match change {
+    let values: Vec<Value> = match change {
         Change::Insert { row, .. } => relation.key.iter().map(|&k| row[k]).collect(),
         Change::Update { key, .. } | Change::Delete { key, .. } => key.clone(),
         Change::Truncate { .. } | Change::Statement { .. } => return None,
     };
+    // Of a row that comes piece by piece it may not have come.
+    if values.contains(&None) {
+        return None;
+    }
     Some(render_key(client, relation, &values).unwrap_or_else(|e| format!("(cannot be shown: {e})")))
 }
 

@@ -111,3 +111,26 @@ fn what_fails_in_a_deferred_one_is_said_to_fail_there() {
         trio.catch_up_and_compare();
     }
 }
+
+#[test]
+fn one_of_a_single_partition_sees_each_change() {
+    let trio = Setup::new(
+        "create table t (id int primary key, n int) partition by range (id);
+         create table t1 partition of t for values from (0) to (100);
+         create table t2 partition of t for values from (100) to (200)",
+    )
+    .slaves(1)
+    .build();
+    trio.once().expect_code(0);
+    trio.slaves[0].run(
+        "create table steps (what text);
+         create function note() returns trigger language plpgsql as
+             $$ begin insert into public.steps values (tg_op); return null; end $$;
+         create trigger note after insert or update on t1 for each row execute function note();
+         alter table t1 enable always trigger note",
+    );
+    trio.master.run("insert into t values (1, 0), (101, 0); update t set n = 1; update t set n = 2");
+    trio.once().expect_code(0);
+    trio.assert_same();
+    assert_eq!(trio.slaves[0].rows("select what from steps"), ["INSERT", "UPDATE", "UPDATE"]);
+}

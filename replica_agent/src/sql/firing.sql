@@ -1,4 +1,4 @@
--- Triggers and rules of the tables $1.$2, but for our own, whose state is one of the letters $3.
+-- Triggers and rules of the tables $1.$2, and triggers of their partitions, but for our own, whose state is one of the letters $3.
 select k.kind, k.name, c.oid::regclass::text
   from unnest($1::text[], $2::text[]) t(schema_name, table_name)
   join pg_namespace n on n.nspname = t.schema_name
@@ -6,7 +6,8 @@ select k.kind, k.name, c.oid::regclass::text
   join lateral (select 'TRIGGER' as kind, quote_ident(tgname) as name
                   from pg_trigger
                        join pg_proc p on p.oid = tgfoid
-                 where tgrelid = c.oid and not tgisinternal and strpos($3, tgenabled::text) > 0
+                 where tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid)) and tgparentid = 0
+                   and not tgisinternal and strpos($3, tgenabled::text) > 0
                    and p.pronamespace is distinct from to_regnamespace('pyreplica')
                 union all
                 select 'RULE', quote_ident(rulename)

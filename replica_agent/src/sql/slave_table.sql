@@ -5,7 +5,8 @@
 select c.oid, c.relkind::text as relkind, a.attname::text as name,
        c.relkind not in ('r', 'p')
        or exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
-                   where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled in ('A', 'R')
+                   where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
+                     and not g.tgisinternal and g.tgenabled in ('A', 'R')
                      and p.pronamespace is distinct from to_regnamespace('pyreplica'))
        or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R')) as one_by_one,
        c.relkind not in ('r', 'p')
