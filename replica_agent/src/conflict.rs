@@ -97,29 +97,9 @@ impl Event<'_> {
         )
     }
 
-    /// As part of the slave transaction at hand, with which it comes and goes.
+    /// As part of the slave transaction at hand, with which it comes and goes; or by itself, `once`: it stops the slave, and
+    /// an earlier attempt may have recorded it.
     pub fn record(
-        &self,
-        client: &mut Pipe,
-        agent: &str,
-        slave: &str,
-        transaction: &Transaction,
-    ) -> Result<()> {
-        self.write(client, agent, slave, transaction, false)
-    }
-
-    /// By itself, since it stops the slave: unless an earlier attempt has done so.
-    pub fn record_once(
-        &self,
-        client: &mut Pipe,
-        agent: &str,
-        slave: &str,
-        transaction: &Transaction,
-    ) -> Result<()> {
-        self.write(client, agent, slave, transaction, true)
-    }
-
-    fn write(
         &self,
         client: &mut Pipe,
         agent: &str,

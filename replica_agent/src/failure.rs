@@ -49,7 +49,7 @@ impl Failed<'_, '_> {
                 let (name, message) = (full_name(relation), e.to_string());
                 let detail = Some(message.as_str());
                 let event = Event { conflict, relation: &name, operation, key, detail, applied: false };
-                if let Err(e) = event.record_once(client, agent, slave, transaction) {
+                if let Err(e) = event.record(client, agent, slave, transaction, true) {
                     log::warn!("slave \"{slave}\": {e:#}");
                 }
             }

@@ -220,7 +220,7 @@ impl Applier {
         if self.recent <= REPORTS_MAX {
             log::warn!("slave \"{}\": {}", self.slave, event.report(transaction));
         }
-        event.record(client, &self.agent, &self.slave, transaction)
+        event.record(client, &self.agent, &self.slave, transaction, false)
     }
 }
 
