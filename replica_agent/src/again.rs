@@ -62,12 +62,7 @@ fn failed(slave: &str, e: postgres::Error) -> Error {
 /// Asks the agent that serves the slave to copy a table again.
 pub fn request(client: &mut Pipe, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
     client
-        .execute(
-            "insert into pyreplica_agent.copy_request as r (agent, slave, schema_name, table_name)
-             values ($1, $2, $3, $4)
-                 on conflict (agent, slave, schema_name, table_name) do update set error = null",
-            &[&agent, &slave, &table.schema, &table.name],
-        )
+        .execute(include_str!("sql/request_copy.sql"), &[&agent, &slave, &table.schema, &table.name])
         .map_err(|e| failed(slave, e))?;
     Ok(())
 }
@@ -104,11 +99,7 @@ pub fn error_of(
 /// The request is done, or nobody waits for it any more.
 pub fn forget(client: &mut Pipe, agent: &str, slave: &str, table: &CapturedTable) -> Result<()> {
     client
-        .execute(
-            "delete from pyreplica_agent.copy_request
-              where agent = $1 and slave = $2 and schema_name = $3 and table_name = $4",
-            &[&agent, &slave, &table.schema, &table.name],
-        )
+        .execute(include_str!("sql/forget_copy_request.sql"), &[&agent, &slave, &table.schema, &table.name])
         .map_err(|e| failed(slave, e))?;
     Ok(())
 }

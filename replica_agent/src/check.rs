@@ -370,7 +370,7 @@ fn master_facts(master: &mut Client, report: &mut Report) -> Result<Option<Maste
         }
         if let (Some(condition), true) = (table.part.condition(), shape.missing_rights.is_empty()) {
             // To plan is to look for the right to call its functions.
-            let plan = format!("explain select from {}", table.part.source(&table.quoted()));
+            let plan = format!("explain select from {}", table.part.source(&table.quoted(), None));
             if let Err(e) = master.batch_execute(&plan) {
                 let e =
                     Error::from_pg(format!("master: the row filter of table {name} cannot be evaluated"), e);

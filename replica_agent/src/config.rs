@@ -67,6 +67,8 @@ pub struct Agent {
     pub batch_bytes: usize,
     /// Tables of a slave that are copied at the same time.
     pub copy_jobs: usize,
+    /// Tables on disk larger than this may be copied by several workers.
+    pub copy_split_bytes: u64,
     /// How long to trust that NOTIFY would have told.
     pub timer: Duration,
 }

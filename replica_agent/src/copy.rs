@@ -1,5 +1,5 @@
-//! Copies tables from the master to a slave, several at a time, each under a snapshot of its own; where foreign keys are
-//! looked at, those that they connect under one.
+//! Copies tables from the master to a slave, several at a time, each under a snapshot of its own; a large one by several
+//! workers at once; where foreign keys are looked at, those that they connect under one snapshot.
 //!
 //! In: captured tables. Out: their rows on the slave, and for each, in the same slave transaction, a row of
 //! `pyreplica_agent.copied_table` with the snapshot `Sc` under which they were read.
@@ -10,14 +10,15 @@
 //! kind and applies the second, and no writer has to wait. That holds for TRUNCATE too, which no snapshot
 //! protects from: the table is locked before the snapshot is taken, so it cannot be emptied in between.
 //!
-//! Invariants: a table that is not named in `copied_table` holds nothing of ours (a killed copy begins anew with the
-//! tables at hand and keeps those done); memory does not depend on the size of a table; what a crash of the
+//! Invariants: a table that is not named in `copied_table` holds nothing of ours, or a `copy_request` says that what it
+//! holds is to be replaced (a killed copy begins anew with the tables at hand and keeps those done); memory does not depend on the size of a table; what a crash of the
 //! master could still lose is not copied (`flush_wal` after the snapshot).
 
 mod crew;
 mod mapped;
 mod moment;
 mod progress;
+mod split;
 mod table;
 mod together;
 mod transfer;

@@ -68,11 +68,13 @@ impl Part {
         }
     }
 
-    /// FROM, and WHERE where there is one, that read what is sent of a table.
-    pub fn source(&self, table: &str) -> String {
-        match self.condition() {
-            None => table.to_owned(),
-            Some(condition) => format!("{table} as new where {condition}"),
+    /// FROM, and WHERE where there is one, that read what is sent of a table, or what of that another condition selects.
+    pub fn source(&self, table: &str, also: Option<&str>) -> String {
+        match (self.condition(), also) {
+            (None, None) => table.to_owned(),
+            (None, Some(also)) => format!("{table} where {also}"),
+            (Some(condition), None) => format!("{table} as new where {condition}"),
+            (Some(condition), Some(also)) => format!("{table} as new where ({condition}) and {also}"),
         }
     }
 }

@@ -26,6 +26,7 @@ mod log_tables; // what PostgreSQL, and those who look after it, do with the chu
 mod rotation; // the chunk tables are emptied, and nothing is left behind
 mod async_commit; // synchronous_commit = off on the master
 mod copy; // the initial copy
+mod split_copy; // a large table, by several workers
 mod schema; // the agent makes the tables of a slave
 mod conflicts; // rows on a slave that are not what a change expects
 mod policies; // what agent.toml says about rows of the slave's own

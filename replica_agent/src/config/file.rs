@@ -89,6 +89,7 @@ struct FileAgent {
     batch_rows: usize,
     batch_bytes: usize,
     copy_jobs: usize,
+    copy_split_bytes: u64,
     timer_seconds: f64,
     log: Option<Level>,
     log_format: Option<Format>,
@@ -106,6 +107,8 @@ impl Default for FileAgent {
             batch_bytes: 4 * 1024 * 1024,
             // One processor for each is what pays; more is for machines that have them.
             copy_jobs: 2,
+            // What one session copies within a minute is not worth the sessions and the larger indexes.
+            copy_split_bytes: 1024 * 1024 * 1024,
             timer_seconds: 5.0,
             log: None,
             log_format: None,
@@ -153,6 +156,7 @@ pub(super) const AGENT_KEYS: Keys = &[
     ("batch_rows", Whole(1, i64::MAX)),
     ("batch_bytes", Whole(1, i64::MAX)),
     ("copy_jobs", Whole(1, i64::MAX)),
+    ("copy_split_bytes", Whole(1, i64::MAX)),
     ("timer_seconds", Number(0.1, 3600.0)),
     ("log", Word(LEVELS)),
     ("log_format", Word(&["plain", "json"])),
@@ -190,6 +194,7 @@ fn agent(file: FileAgent) -> Agent {
         batch_rows: file.batch_rows,
         batch_bytes: file.batch_bytes,
         copy_jobs: file.copy_jobs,
+        copy_split_bytes: file.copy_split_bytes,
         timer: Duration::from_secs_f64(file.timer_seconds),
     }
 }

@@ -1,5 +1,5 @@
-//! Several workers that copy a slave's tables, the largest first; or one, where foreign keys are looked at, and then what
-//! these connect is copied together.
+//! Several workers that copy a slave's tables, the largest first, and one that is more than a worker's share all together;
+//! or one worker, where foreign keys are looked at, and then what these connect is copied together.
 //!
 //! In: tables, and a session on the master of whoever asks. Out: each table copied, or the first error. A worker is a pair
 //! of sessions; the caller's is one of the first pair, the others last as long as the copy.
@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use postgres::Client;
 
 use super::progress::{Progress, Size};
+use super::split::copy_split;
 use super::table::{Manner, Target};
 use super::together::copy_together;
 use super::{CapturedTable, CopiedTable};
@@ -42,12 +43,25 @@ pub(super) struct Planned {
     pub size: Size,
 }
 
-type Queue = VecDeque<Connected<Planned>>;
+struct Plan {
+    /// Each by all workers.
+    split: Vec<Planned>,
+    /// Each by one.
+    queue: VecDeque<Connected<Planned>>,
+    workers: usize,
+}
+
+/// A worker's sessions.
+pub(super) struct Pair {
+    pub master: Client,
+    pub slave: Client,
+    _cancelables: [Cancelable; 2],
+}
 
 /// What the workers share.
 struct Work<'a> {
     crew: &'a Crew<'a>,
-    left: Mutex<Queue>,
+    left: Mutex<VecDeque<Connected<Planned>>>,
     copied: Mutex<Vec<CopiedTable>>,
     error: Mutex<Option<Error>>,
     progress: Progress,
@@ -67,11 +81,12 @@ impl Crew<'_> {
             let plan = self.plan(master, &mut slave, tables)?;
             Ok((plan, slave, cancelable))
         });
-        let ((queue, workers), mut slave, _cancelable) = match planned {
+        let (Plan { split, queue, workers }, mut slave, _cancelable) = match planned {
             Ok(planned) => planned,
             Err(e) => return (Vec::new(), Err(e)),
         };
-        let sizes: Vec<Size> = queue.iter().flat_map(|one| &one.tables).map(|one| one.size).collect();
+        let sizes: Vec<Size> =
+            split.iter().chain(queue.iter().flat_map(|one| &one.tables)).map(|one| one.size).collect();
         let work = Work {
             crew: self,
             left: Mutex::new(queue),
@@ -79,6 +94,12 @@ impl Crew<'_> {
             error: Mutex::default(),
             progress: Progress::new(&self.slave.name, &sizes),
         };
+        for planned in &split {
+            match copy_split(self, master, &mut slave, &self.target(), planned, &work.progress) {
+                Ok(copied) => lock(&work.copied).push(copied),
+                Err(e) => return (std::mem::take(&mut lock(&work.copied)), Err(e)),
+            }
+        }
         std::thread::scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(logging::inherit(|| work.help()));
@@ -101,21 +122,41 @@ impl Crew<'_> {
         Ok((client, cancelable))
     }
 
-    /// The order of the tables, and how many workers there are to be. Where foreign keys are looked at, a table that another
-    /// worker copied meanwhile, under another snapshot, could lack what a row refers to.
+    pub(super) fn open_pair(&self) -> Result<Pair> {
+        let dsn = &self.config.master.dsn;
+        let mut master: Client = session::connect_master(dsn, "copy")?;
+        let cancelable = self.cancels.add(dsn, &master)?;
+        let (slave, slave_cancelable) = self.open_slave(&mut master)?;
+        Ok(Pair { master, slave, _cancelables: [cancelable, slave_cancelable] })
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target {
+            agent: self.config.agent_name(),
+            slave: &self.slave.name,
+            user: self.slave.dsn.user(),
+            mapping: &self.slave.mapping,
+            sequences: self.slave.sequences,
+            snapshot: self.snapshot,
+        }
+    }
+
+    /// Who copies what, in which order. Where foreign keys are looked at, a table that another worker copied meanwhile,
+    /// under another snapshot, could lack what a row refers to.
     fn plan(
         &self,
         master: &mut Client,
         slave: &mut Client,
         tables: Vec<(CapturedTable, Manner)>,
-    ) -> Result<(Queue, usize)> {
+    ) -> Result<Plan> {
         let schemas: Vec<_> = tables.iter().map(|(table, _)| table.schema.as_str()).collect();
         let names: Vec<_> = tables.iter().map(|(table, _)| table.name.as_str()).collect();
         let rows = master
             .query(include_str!("../sql/copy_sizes.sql"), &[&schemas, &names])
             .map_err(|e| Error::from_pg("could not ask the master for the sizes of tables", e))?;
         let count = |row: &postgres::Row, i| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0);
-        let sizes = rows.iter().map(|row| Size { bytes: count(row, 0), rows: count(row, 1) });
+        let sizes =
+            rows.iter().map(|row| Size { bytes: count(row, 0), rows: count(row, 1), pages: count(row, 2) });
         let planned = |((table, manner), size)| Planned { table, manner, size };
         let mut tables: Vec<_> = tables.into_iter().zip(sizes).map(planned).collect();
         let silent = session::is_replica(slave).map_err(|e| {
@@ -126,43 +167,43 @@ impl Crew<'_> {
                 let (schema, name) = self.slave.mapping.target(&table.schema, &table.name);
                 quote::qualified(&schema, &name)
             })?;
-            return Ok((queue.into(), 1));
+            return Ok(Plan { split: Vec::new(), queue: queue.into(), workers: 1 });
         }
         tables.sort_by_key(|planned| std::cmp::Reverse(planned.size.bytes));
-        let workers = self.config.agent.copy_jobs.min(tables.len());
+        let rest = tables.split_off(self.larger_than_a_share(&tables));
+        let workers = self.config.agent.copy_jobs.min(rest.len());
         let alone = |planned| Connected { tables: vec![planned], circular: false };
-        Ok((tables.into_iter().map(alone).collect(), workers))
+        Ok(Plan { split: tables, queue: rest.into_iter().map(alone).collect(), workers })
+    }
+
+    /// How many of the tables, the largest first, would each keep one worker at work for half as long again as it takes all
+    /// to share what is left. Others are better copied side by side.
+    fn larger_than_a_share(&self, tables: &[Planned]) -> usize {
+        let jobs = self.config.agent.copy_jobs as u64;
+        let mut left: u64 = tables.iter().map(|planned| planned.size.bytes).sum();
+        let is_split = |Planned { manner, size, .. }: &&Planned| {
+            let enough = (left / jobs * 3 / 2).max(self.config.agent.copy_split_bytes);
+            left -= size.bytes;
+            let unread = matches!(manner, Manner::First | Manner::Anew);
+            jobs > 1 && unread && size.pages > 1 && size.bytes > enough
+        };
+        tables.iter().take_while(is_split).count()
     }
 }
 
 impl Work<'_> {
     /// A worker with sessions of its own. What it cannot do the others do.
     fn help(&self) {
-        let Crew { config, slave, cancels, .. } = self.crew;
-        let master_dsn = &config.master.dsn;
-        let opened = || -> Result<_> {
-            let mut master: Client = session::connect_master(master_dsn, "copy")?;
-            let cancelable = cancels.add(master_dsn, &master)?;
-            let slave = self.crew.open_slave(&mut master)?;
-            Ok((master, cancelable, slave))
-        };
-        match opened() {
-            Ok((mut master, _cancelable, (mut client, _cancelable_too))) => {
-                self.run(&mut master, &mut client);
+        match self.crew.open_pair() {
+            Ok(mut pair) => self.run(&mut pair.master, &mut pair.slave),
+            Err(e) => {
+                log::warn!("slave \"{}\": copying with fewer sessions: {e:#}", self.crew.slave.name);
             }
-            Err(e) => log::warn!("slave \"{}\": copying with fewer sessions: {e:#}", slave.name),
         }
     }
 
     fn run(&self, master: &mut Client, slave: &mut Client) {
-        let target = Target {
-            agent: self.crew.config.agent_name(),
-            slave: &self.crew.slave.name,
-            user: self.crew.slave.dsn.user(),
-            mapping: &self.crew.slave.mapping,
-            sequences: self.crew.slave.sequences,
-            snapshot: self.crew.snapshot,
-        };
+        let target = self.crew.target();
         while let Some(connected) = self.next() {
             match copy_together(master, slave, &target, &connected, self.crew.stop, &self.progress) {
                 Ok(copied) => lock(&self.copied).extend(copied),
@@ -188,6 +229,6 @@ impl Work<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

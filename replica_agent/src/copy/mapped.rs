@@ -37,7 +37,7 @@ pub(super) fn transfer_mapped(
     mapping: &Mapping,
     ends: &Ends,
     stop: &Stop,
-    progress: &mut TableProgress,
+    progress: &TableProgress,
 ) -> Result<Sent> {
     let on_master = |e| ends.on_master(e);
     let on_slave = |e| ends.on_slave(e);

@@ -19,6 +19,8 @@ pub(super) struct Size {
     pub bytes: u64,
     /// 0 when it was never analysed.
     pub rows: u64,
+    /// Of its largest partition, if it has some; 0 where rows are not found by page.
+    pub pages: u64,
 }
 
 pub(super) struct Progress {
@@ -53,7 +55,8 @@ impl Progress {
     }
 
     pub fn table(&self, size: Size) -> TableProgress<'_> {
-        TableProgress { all: self, size, rows: 0, bytes: 0, credited: 0, began: Instant::now() }
+        let (rows, bytes, credited) = Default::default();
+        TableProgress { all: self, size, rows, bytes, credited, began: Instant::now() }
     }
 
     /// Shows it if that is due; whoever comes first does.
@@ -119,36 +122,35 @@ impl Drop for Progress {
     }
 }
 
-/// One table's part in it.
+/// One table's part in it, which several workers may have.
 pub(super) struct TableProgress<'a> {
     all: &'a Progress,
     size: Size,
-    rows: u64,
-    bytes: u64,
-    credited: u64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    credited: AtomicU64,
     began: Instant,
 }
 
 impl TableProgress<'_> {
-    pub fn add(&mut self, rows: u64, bytes: u64) {
-        self.rows += rows;
-        self.bytes += bytes;
-        self.all.rows.fetch_add(rows, Ordering::Relaxed);
-        self.all.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.credit(expected(self.size, self.rows, self.bytes));
+    pub fn add(&self, rows: u64, bytes: u64) {
+        let add = |to: &AtomicU64, count| to.fetch_add(count, Ordering::Relaxed) + count;
+        add(&self.all.rows, rows);
+        add(&self.all.bytes, bytes);
+        self.credit(expected(self.size, add(&self.rows, rows), add(&self.bytes, bytes)));
         self.all.show();
     }
 
     /// All its rows went over: says how long that took.
-    pub fn finish(mut self) -> String {
+    pub fn finish(self) -> String {
         self.credit(self.size.bytes);
         self.all.tables_done.fetch_add(1, Ordering::Relaxed);
-        summary(self.rows, self.bytes, self.began.elapsed())
+        summary(load(&self.rows), load(&self.bytes), self.began.elapsed())
     }
 
-    fn credit(&mut self, done: u64) {
-        self.all.done.fetch_add(done.saturating_sub(self.credited), Ordering::Relaxed);
-        self.credited = self.credited.max(done);
+    fn credit(&self, done: u64) {
+        let before = self.credited.fetch_max(done, Ordering::Relaxed);
+        self.all.done.fetch_add(done.saturating_sub(before), Ordering::Relaxed);
     }
 }
 
@@ -207,10 +209,10 @@ mod tests {
 
     #[test]
     fn shares_and_times() {
-        let analysed = Size { bytes: 1000, rows: 10 };
+        let analysed = Size { bytes: 1000, rows: 10, pages: 1 };
         assert_eq!(expected(analysed, 5, 77), 500);
         assert_eq!(expected(analysed, 20, 77), 1000, "it grew since");
-        assert_eq!(expected(Size { bytes: 1000, rows: 0 }, 5, 77), 77);
+        assert_eq!(expected(Size { bytes: 1000, ..Size::default() }, 5, 77), 77);
         let s = Duration::from_secs;
         assert_eq!(time_left(250, 1000, s(10)), Some(s(30)));
         assert_eq!(time_left(1200, 1000, s(10)), Some(s(0)));
@@ -221,10 +223,10 @@ mod tests {
 
     #[test]
     fn what_several_workers_do_is_added_up() {
-        let sizes = [Size { bytes: 1000, rows: 10 }, Size { bytes: 3000, rows: 0 }];
+        let sizes = [Size { bytes: 1000, rows: 10, pages: 1 }, Size { bytes: 3000, ..Size::default() }];
         let progress = Progress::new("s", &sizes);
-        let mut one = progress.table(sizes[0]);
-        let mut two = progress.table(sizes[1]);
+        let one = progress.table(sizes[0]);
+        let two = progress.table(sizes[1]);
         one.add(5, 300);
         two.add(7, 1500);
         assert_eq!(progress.done.load(Ordering::Relaxed), 2000);

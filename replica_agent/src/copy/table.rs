@@ -1,4 +1,5 @@
-//! One table of a copy: what both sides have of it, then its rows and its `copied_table` row, within transactions of the caller.
+//! One table of a copy: what both sides have of it, its rows or a range of them, and its `copied_table` row, within
+//! transactions of the caller.
 
 use std::sync::Arc;
 
@@ -18,8 +19,10 @@ use crate::wake::Stop;
 pub enum Manner {
     /// Rows that are there already are somebody's: refused.
     First,
-    /// Rows that are there are replaced.
+    /// Rows that are there are replaced. Until then they are what others read.
     Again,
+    /// Rows that are there, of a copy that was cut off or of another life of the table, are nobody's: replaced.
+    Anew,
     /// The same, while a stream goes on that leaves the table alone: its owner records the copy.
     Aside,
 }
@@ -73,16 +76,16 @@ impl<'a> Job<'a> {
         Ok(Job { table, manner: *manner, there, only, table_oid, columns })
     }
 
-    /// Copies the rows that the snapshot of `from` sees, and says so on the slave.
-    pub fn run(
+    /// Copies the rows that the snapshot of `from` sees, and of these only what a condition selects; gives how many.
+    pub fn rows(
         &self,
         from: &mut Transaction,
         to: &mut Transaction,
         target: &Target,
-        snapshot: &str,
+        condition: Option<&str>,
         stop: &Stop,
-        progress: &mut TableProgress,
-    ) -> Result<CopiedTable> {
+        progress: &TableProgress,
+    ) -> Result<u64> {
         let (table, there) = (self.table, &self.there);
         let name = table.full_name();
         let ends = Ends { table: &name, slave: target.slave };
@@ -90,16 +93,18 @@ impl<'a> Job<'a> {
         let on_slave = |e| ends.on_slave(e);
 
         let only = if table.partitioned { "" } else { "only " };
-        let rows_of = table.part.source(&format!("{only}{}", table.quoted()));
+        let rows_of = table.part.source(&format!("{only}{}", table.quoted()), condition);
         let sent = match &self.columns {
             None => {
                 let source = (table, rows_of.as_str());
                 transfer_mapped(from, to, source, target.mapping, &ends, stop, progress)?
             }
             Some(Columns { list, names, source, format }) => {
-                let source = match table.partitioned || source != names || table.part.condition().is_some() {
-                    true => format!("(select {source} from {rows_of})"),
-                    false => format!("{} ({names})", table.quoted()),
+                let whole =
+                    !table.partitioned && source == names && table.part.condition().or(condition).is_none();
+                let source = match whole {
+                    true => format!("{} ({names})", table.quoted()),
+                    false => format!("(select {source} from {rows_of})"),
                 };
                 let option = format.option();
                 let reader = from.copy_out(&format!("copy {source} to stdout{option}")).map_err(on_master)?;
@@ -122,8 +127,21 @@ impl<'a> Job<'a> {
                 "A trigger there drops rows: disable it, or take ENABLE ALWAYS or ENABLE REPLICA from it.",
             ));
         }
+        Ok(sent.stored)
+    }
 
-        let rows = i64::try_from(sent.stored).unwrap_or(i64::MAX);
+    /// All rows are there: says so on the slave, with the snapshot that sees them.
+    pub fn record(
+        &self,
+        from: &mut Transaction,
+        to: &mut Transaction,
+        target: &Target,
+        snapshot: &str,
+        rows: u64,
+    ) -> Result<CopiedTable> {
+        let table = self.table;
+        let name = table.full_name();
+        let ends = Ends { table: &name, slave: target.slave };
         if self.manner != Manner::Aside {
             to.execute(
                 include_str!("../sql/copied_table.sql"),
@@ -134,25 +152,21 @@ impl<'a> Job<'a> {
                     &table.name,
                     &table.trigger_oid,
                     &snapshot,
-                    &rows,
+                    &i64::try_from(rows).unwrap_or(i64::MAX),
                     &self.table_oid,
                 ],
             )
-            .map_err(on_slave)?;
+            .map_err(|e| ends.on_slave(e))?;
         }
         if target.sequences {
-            // Before anybody sees the rows; read after them.
+            // Read after the rows.
             let sequences = sequences::on_master(from, Some(&table.quoted()))?;
             let mut follower = Follower::silent(target.slave, target.mapping);
             follower.hear(&sequences.into_iter().map(|(moved, _)| moved).collect::<Vec<_>>());
             follower.catch_up_now(to)?;
         }
-        Ok(CopiedTable {
-            table: table.clone(),
-            snapshot: snapshot.to_owned(),
-            rows: sent.stored,
-            table_oid: self.table_oid,
-        })
+        let (table, snapshot) = (table.clone(), snapshot.to_owned());
+        Ok(CopiedTable { table, snapshot, rows, table_oid: self.table_oid })
     }
 }
 

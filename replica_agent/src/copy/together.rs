@@ -33,41 +33,20 @@ pub(super) fn copy_together(
     let on_master = |e| Error::from_pg(format!("could not copy {what} from the master"), e);
     let on_slave = |e| Error::from_pg(format!("could not copy {what} to slave \"{}\"", target.slave), e);
 
-    let mut from = begin_locked(master, &here, Side::Master, stop, &on_master)?;
-    if let Some(id) = target.snapshot {
-        from.batch_execute(&format!("set transaction snapshot '{id}'")).map_err(on_master)?;
-    }
-    let snapshot: String =
-        from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
-    from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
-
+    let (mut from, snapshot) = begin_reading(master, &here, target.snapshot, stop, &on_master)?;
     let jobs: Vec<Job> =
         tables.iter().map(|planned| Job::new(&mut from, slave, target, planned)).collect::<Result<_>>()?;
-    let there: Vec<&CapturedTable> = jobs.iter().map(|job| &job.there).collect();
-    let mut to = begin_locked(slave, &there, Side::Slave, stop, &on_slave)?;
-    for job in &jobs {
-        match job.manner {
-            Manner::First => {
-                refuse_filled(&mut to, job.only, &job.there, target.slave)?;
-                drop_dead_rows(&mut to, job).map_err(on_slave)?;
-            }
-            Manner::Again => {}
-            Manner::Aside => still_held(&mut to, target, job.table)?,
-        }
-    }
-    if jobs.iter().any(|job| job.manner != Manner::First) {
-        // All of them: TRUNCATE asks for those that refer to one.
-        empty(&mut to, &jobs).map_err(on_slave)?;
-    }
+    let mut to = begin_writing(slave, &jobs, target, stop, &on_slave)?;
     if *circular {
         to.batch_execute("set constraints all deferred").map_err(on_slave)?;
     }
 
     let (mut copied, mut lines) = (Vec::new(), Vec::new());
     for (job, planned) in jobs.iter().zip(tables) {
-        let mut progress = progress.table(planned.size);
+        let progress = progress.table(planned.size);
         let table = job
-            .run(&mut from, &mut to, target, &snapshot, stop, &mut progress)
+            .rows(&mut from, &mut to, target, None, stop, &progress)
+            .and_then(|rows| job.record(&mut from, &mut to, target, &snapshot, rows))
             .map_err(|e| explain(e, *circular, target))?;
         lines.push(format!("copied table {}: {}", table.table.full_name(), progress.finish()));
         copied.push(table);
@@ -109,24 +88,53 @@ fn explain(e: Error, circular: bool, target: &Target) -> Error {
     }
 }
 
-/// Begins a transaction and locks the tables before the first snapshot.
-fn begin_locked<'a>(
-    client: &'a mut Client,
+/// Begins to read tables of the master. They are locked before the snapshot, and what it sees is on disk; gives its text.
+pub(super) fn begin_reading<'a>(
+    master: &'a mut Client,
     tables: &[&CapturedTable],
-    side: Side,
+    snapshot: Option<&str>,
     stop: &Stop,
-    context: &dyn Fn(postgres::Error) -> Error,
+    on_master: &dyn Fn(postgres::Error) -> Error,
+) -> Result<(Transaction<'a>, String)> {
+    let timeout = lock_timeout(master).map_err(on_master)?;
+    let begin = master.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let mut from = begin.start().map_err(on_master)?;
+    lock(&mut from, tables, (Side::Master, timeout), stop, on_master)?;
+    if let Some(id) = snapshot {
+        from.batch_execute(&format!("set transaction snapshot '{id}'")).map_err(on_master)?;
+    }
+    let snapshot = from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
+    from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
+    Ok((from, snapshot))
+}
+
+/// Begins to write to the slave's tables. They are locked, and empty.
+pub(super) fn begin_writing<'a>(
+    slave: &'a mut Client,
+    jobs: &[Job],
+    target: &Target,
+    stop: &Stop,
+    on_slave: &dyn Fn(postgres::Error) -> Error,
 ) -> Result<Transaction<'a>> {
-    let timeout = lock_timeout(client).map_err(context)?;
-    let begin = match side {
-        Side::Master => {
-            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true)
+    let timeout = lock_timeout(slave).map_err(on_slave)?;
+    let mut to = slave.transaction().map_err(on_slave)?;
+    let tables: Vec<&CapturedTable> = jobs.iter().map(|job| &job.there).collect();
+    lock(&mut to, &tables, (Side::Slave, timeout), stop, on_slave)?;
+    for job in jobs {
+        match job.manner {
+            Manner::First => {
+                refuse_filled(&mut to, job.only, &job.there, target.slave)?;
+                drop_dead_rows(&mut to, job).map_err(on_slave)?;
+            }
+            Manner::Again | Manner::Anew => {}
+            Manner::Aside => still_held(&mut to, target, job.table)?,
         }
-        Side::Slave => client.build_transaction(),
-    };
-    let mut transaction = begin.start().map_err(context)?;
-    lock(&mut transaction, tables, (side, timeout), stop, context)?;
-    Ok(transaction)
+    }
+    if jobs.iter().any(|job| job.manner != Manner::First) {
+        // All of them: TRUNCATE asks for those that refer to one.
+        empty(&mut to, jobs).map_err(on_slave)?;
+    }
+    Ok(to)
 }
 
 /// Locks tables in a transaction, however long that takes unless stopped. While one is waited for, none is locked for more

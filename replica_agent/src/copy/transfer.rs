@@ -114,7 +114,7 @@ pub(super) fn transfer(
     format: Format,
     ends: &Ends,
     stop: &Stop,
-    progress: &mut TableProgress,
+    progress: &TableProgress,
 ) -> Result<Sent> {
     let mut sent = Sent::default();
     let mut buffer = Vec::with_capacity(2 * BUFFER);

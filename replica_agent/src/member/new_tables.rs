@@ -128,13 +128,13 @@ impl Member {
             }
             let crew =
                 Crew { config, slave, stop, cancels, snapshot: moment.map(|moment| moment.id.as_str()) };
-            // Held by a predecessor that died, or made anew, they hold what is to be replaced.
+            // Held or in part copied by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
             let there = oids(client, name, tables.mapping(), &missing)?;
             let manner = |(table, oid): (CapturedTable, Option<u32>)| {
                 let replaced = asked.contains(&(table.schema.clone(), table.name.clone()))
                     || tables.is_remade(&table, oid);
-                (table, if replaced { Manner::Again } else { Manner::First })
+                (table, if replaced { Manner::Anew } else { Manner::First })
             };
             let missing = missing.into_iter().zip(there).map(manner).collect();
             let (copied, result) = crew.copy(&mut control.client, missing);
