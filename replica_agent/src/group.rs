@@ -119,7 +119,8 @@ fn align(context: &Context, control: &mut Control, members: &mut [Member]) -> Ou
             (w[0].position.rank, &w[0].position.snapshot) == (w[1].position.rank, &w[1].position.snapshot)
         })
     };
-    if !same(members) {
+    // A member that copies a new table on its way comes to a later one.
+    while !same(members) {
         let target = control.state()?.now;
         for member in members.iter_mut() {
             let name = member.session.name.clone();
@@ -128,7 +129,6 @@ fn align(context: &Context, control: &mut Control, members: &mut [Member]) -> Ou
             {}
         }
     }
-    assert!(same(members), "every slave of the group has reached the target");
     let batch = members.iter().map(|m| m.session.batch).max().unwrap_or(0);
     members.iter_mut().for_each(|m| m.session.batch = batch);
     Ok(())
