@@ -99,10 +99,11 @@ pub struct SlaveSession {
     two_phase: bool,
     /// No crash of the slave can undo what is committed.
     durable: bool,
-    /// Whether net effects may be applied: nothing here waits for each single change.
+    /// Whether net effects are applied: nothing here waits for each single change. Where triggers and constraints do not
+    /// rest (`replica`), only what they refuse one by one.
     net: bool,
-    /// The same, but that triggers and constraints do not rest: then only what they refuse one by one.
-    constrained: bool,
+    /// Never.
+    exact: bool,
     /// The transaction at hand has a savepoint.
     savepoint: bool,
     applier: Applier,

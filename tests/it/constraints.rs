@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pyreplica_tests::db::Db;
 use pyreplica_tests::trio::{Setup, Trio};
 use pyreplica_tests::wait::wait_for;
 
@@ -10,18 +11,19 @@ use crate::copy::Ends;
 
 /// The role of the agent on the first slave may change rows and nothing else.
 fn constrained(schema: &str, role: &str) -> Trio {
-    constrain(Setup::new(schema), role)
+    constrain(Setup::new(schema).slaves(1), role)
 }
 
 fn constrain(setup: Setup, role: &str) -> Trio {
-    let trio = setup.slaves(1).build();
-    let slave = &trio.slaves[0];
-    slave.run(&format!(
-        "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
-         grant create on database \"{}\" to {role};
-         grant select, insert, update, delete, truncate on all tables in schema public to {role}",
-        slave.name
-    ));
+    let trio = setup.build();
+    for slave in &trio.slaves {
+        slave.run(&format!(
+            "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
+             grant create on database \"{}\" to {role};
+             grant select, insert, update, delete, truncate on all tables in schema public to {role}",
+            slave.name
+        ));
+    }
     let (before, after) =
         trio.config().split_once("[[slave]]").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a slave");
     trio.agent
@@ -92,12 +94,12 @@ const FAMILY: &str =
     "create table z_parent (id int primary key); create table a_child (id int primary key, p int not null references z_parent)";
 
 /// Parents that come with their children, as long as `work` goes on.
-fn while_families_come(trio: &Trio, work: impl FnOnce()) {
+fn while_families_come(master: &Db, work: impl FnOnce()) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ends = Ends(&done);
         scope.spawn(|| {
-            let mut session = trio.master.session();
+            let mut session = master.session();
             for i in (100_000..).take_while(|_| !done.load(Ordering::Relaxed)) {
                 session.run(&format!(
                     "begin; insert into z_parent values ({i}); insert into a_child values ({i}, {i}); commit"
@@ -105,7 +107,7 @@ fn while_families_come(trio: &Trio, work: impl FnOnce()) {
             }
         });
         wait_for("the first of them", || {
-            (trio.master.value("select max(id) > 100000 from a_child") == "t").then_some(())
+            (master.value("select max(id) > 100000 from a_child") == "t").then_some(())
         });
         work();
     });
@@ -115,7 +117,7 @@ fn while_families_come(trio: &Trio, work: impl FnOnce()) {
 fn what_is_connected_is_copied_as_of_one_moment() {
     let trio = constrained(FAMILY, "c_moment");
     trio.master.run("insert into z_parent select generate_series(1, 50000); insert into a_child select id, id from z_parent");
-    while_families_come(&trio, || {
+    while_families_come(&trio.master.clone(), || {
         trio.once().expect_code(0);
     });
     trio.once().expect_code(0);
@@ -125,12 +127,12 @@ fn what_is_connected_is_copied_as_of_one_moment() {
 
 #[test]
 fn what_is_added_is_copied_as_of_the_moment_that_the_others_have_come_to() {
-    for setup in [Setup::new(FAMILY), Setup::new(FAMILY).atomic()] {
+    for setup in [Setup::new(FAMILY), Setup::new(FAMILY).atomic()].map(|setup| setup.slaves(1)) {
         let mut trio = constrain(setup, "c_added");
         trio.master.run("select pyreplica.remove_table('a_child')");
         trio.agent.start();
         trio.catch_up();
-        while_families_come(&trio, || {
+        while_families_come(&trio.master.clone(), || {
             trio.master.run("select pyreplica.add_table('a_child')");
             wait_for("its copy", || {
                 (trio.slaves[0].value("select count(*) from pyreplica_agent.copied_table") == "2")
@@ -141,6 +143,26 @@ fn what_is_added_is_copied_as_of_the_moment_that_the_others_have_come_to() {
         assert_eq!(trio.conflicts(0), [""; 0]);
         assert!(!trio.agent.log().contains("violates"), "{}", trio.agent.log());
     }
+}
+
+/// Each slave of the group comes to a moment of its own with the new table.
+#[test]
+fn a_table_that_is_added_while_a_group_is_copied_does_not_part_it() {
+    let mut trio = constrain(Setup::new(FAMILY).slaves(2).atomic(), "c_parted");
+    trio.master.run("select pyreplica.remove_table('a_child')");
+    let mut holder = trio.slaves[1].session();
+    holder.run("begin; lock table z_parent in row exclusive mode");
+    while_families_come(&trio.master.clone(), || {
+        trio.agent.start();
+        trio.agent.wait_for_log("waits for a lock of another session on the slave");
+        trio.master.run("select pyreplica.add_table('a_child')");
+        holder.run("commit");
+        let copied =
+            |trio: &Trio| trio.slaves[0].value("select count(*) from pyreplica_agent.copied_table") == "2";
+        wait_for("its copy", || copied(&trio).then_some(()));
+    });
+    trio.catch_up_and_compare();
+    assert!(!trio.agent.log().contains("panicked"), "{}", trio.agent.log());
 }
 
 #[test]
@@ -219,6 +241,51 @@ fn one_transaction_may_need_the_order_of_its_changes_and_deferred_constraints() 
             "begin; set constraints all deferred; insert into c values (11, 11, 11); update c set u = -u;
              update c set u = 12 + u; insert into p values (11); commit",
             "delete from c; delete from p",
+        ],
+    );
+}
+
+/// Neither TRUNCATE nor a queued statement has a net effect, and with apply = "exact" nothing has.
+#[test]
+fn constraints_wait_for_the_end_around_truncate_and_statements_and_with_exact() {
+    let schema = "create table p (id int primary key);
+         create table c (id int primary key, p int references p deferrable initially immediate, u int unique deferrable);
+         create table other (id int primary key)";
+    for (role, slave_line) in [("c_around", ""), ("c_exact", "apply = \"exact\"")] {
+        let trio = constrain(Setup::new(schema).slaves(1).slave_line(slave_line), role);
+        assert_all_arrive(
+            &trio,
+            &[
+                "begin; set constraints all deferred; truncate other; insert into c values (1, 1, 1), (2, 2, 2);
+                 insert into p values (1), (2); commit",
+                "begin; truncate other; set constraints all deferred; update c set u = 2 where id = 1;
+                 update c set u = 1 where id = 2; commit",
+                "begin; truncate other; with x as (insert into c values (3, 3, 3) returning p) insert into p select p from x; commit",
+                "begin; set constraints all deferred; select pyreplica.replicate_ddl('select 1'); insert into c values (4, 4, 4);
+                 insert into p values (4); commit",
+                "begin; delete from c; delete from p; commit",
+            ],
+        );
+    }
+}
+
+/// On the master it had fired before; PostgreSQL empties no table of which one has still to fire.
+#[test]
+fn deferred_triggers_fire_before_a_table_is_emptied_or_altered() {
+    let trio = constrained(
+        "create table p (id int primary key);
+         create table c (id int primary key, p int references p deferrable initially deferred)",
+        "c_pending",
+    );
+    trio.slaves[0].run("alter table c owner to c_pending");
+    assert_all_arrive(
+        &trio,
+        &[
+            "begin; insert into p values (1); insert into c values (1, 1); set constraints all immediate; truncate c;
+             set constraints all deferred; insert into c values (2, 2); insert into p values (2); commit",
+            "begin; insert into c values (3, 1); set constraints all immediate;
+             select pyreplica.replicate_ddl('alter table public.c add if not exists x int'); insert into c values (4, 2, 4); commit",
+            "begin; delete from c; delete from p; commit",
         ],
     );
 }

@@ -135,7 +135,16 @@ impl Applier {
                 self.forget_aliases();
             }
             let missed = alone.is_some_and(|alone| alone.missed);
-            if let Err(e) = self.change(client, &decoder, &change, &wanted, transaction, missed) {
+            let mut apply = |applier: &mut Applier, client: &mut Pipe| {
+                applier.change(client, &decoder, &change, &wanted, transaction, missed)
+            };
+            let applied = match change {
+                Change::Truncate { .. } | Change::Statement { .. } => {
+                    self.with_none_pending(client, &mut apply)
+                }
+                _ => apply(self, client),
+            };
+            if let Err(e) = applied {
                 if self.attempt && e.sqlstate().is_some_and(retry::is_constraint) {
                     log::debug!("slave \"{}\": as a net effect after: {e:#}", self.slave);
                     return Ok(Went::Out(Applied::Refused));
@@ -144,6 +153,29 @@ impl Applier {
             }
         }
         Ok(Went::On)
+    }
+
+    /// TRUNCATE, and most of what alters a table, is refused while deferred triggers of earlier changes have not fired. On
+    /// the master they had fired, or were none: so they fire here.
+    fn with_none_pending(
+        &mut self,
+        client: &mut Pipe,
+        apply: &mut dyn FnMut(&mut Applier, &mut Pipe) -> Result<()>,
+    ) -> Result<()> {
+        let run = |client: &mut Pipe, sql: &str| {
+            client.batch_execute(sql).map_err(|e| Error::from_pg("could not fire deferred triggers", e))
+        };
+        run(client, "savepoint none_pending")?;
+        let applied = apply(self, client);
+        let is_pending = |e: &Error| e.sqlstate() == Some("55006");
+        if !applied.as_ref().is_err_and(is_pending) {
+            return applied;
+        }
+        run(
+            client,
+            "rollback to savepoint none_pending; set constraints all immediate; set constraints all deferred",
+        )?;
+        apply(self, client)
     }
 
     /// Which of its relations a change is to be applied to.

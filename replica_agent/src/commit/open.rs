@@ -43,8 +43,8 @@ impl SlaveSession {
         }
         let replica = session::is_replica(&mut client)
             .map_err(|e| Error::from_pg(format!("could not read the settings of slave \"{name}\""), e))?;
-        let may_join = slave.apply == Apply::Net;
-        let (net, constrained) = (may_join && replica, may_join && !replica);
+        let exact = slave.apply == Apply::Exact;
+        let net = !exact && replica;
         if net {
             session::plan_by_index(&mut client).map_err(|e| {
                 Error::from_pg(format!("could not set up the session on slave \"{name}\""), e)
@@ -73,7 +73,7 @@ impl SlaveSession {
             two_phase: slave.two_phase,
             durable: slave.two_phase,
             net,
-            constrained,
+            exact,
             savepoint: false,
             applier: Applier::new(agent, slave, skips),
             last: None,

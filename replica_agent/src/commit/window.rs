@@ -33,7 +33,8 @@ impl SlaveSession {
         let first = self.phase == Phase::Idle;
         self.begin(window.origin())?;
         self.note_source(window.origin())?;
-        let plan = window.plan.as_ref().filter(|_| !self.applier.sets_aside_any_of(&window.chunks));
+        let may_join = !self.exact && !self.applier.sets_aside_any_of(&window.chunks);
+        let plan = window.plan.as_ref().filter(|_| may_join);
         match plan {
             Some(plan) if self.net => {
                 self.savepoint_before_all_but(first);
@@ -42,8 +43,8 @@ impl SlaveSession {
                 }
                 self.one_by_one(window, stop)
             }
-            Some(plan) if self.constrained => self.under_constraints(window, plan, first, stop),
-            _ => self.one_by_one(window, stop),
+            None if self.replica => self.one_by_one(window, stop),
+            plan => self.under_constraints(window, plan, first, stop),
         }
     }
 
@@ -63,11 +64,11 @@ impl SlaveSession {
 
     /// Foreign keys and deferrable constraints do not rest here, and the master looked at them after whole statements or
     /// transactions: what the changes break one by one may hold for the net effect of all, or at the end of the
-    /// transaction. If it does not, the change that breaks it is named.
+    /// transaction. If it does not, the change that breaks it is named. TRUNCATE and queued statements have no net effect.
     fn under_constraints(
         &mut self,
         window: &Window,
-        plan: &Plan,
+        plan: Option<&Plan>,
         first: bool,
         stop: &Stop,
     ) -> Result<Applied> {
@@ -76,9 +77,11 @@ impl SlaveSession {
         if !matches!(applied, Ok(Applied::Refused)) {
             return applied;
         }
-        self.defer_instead(window, before, first)?;
-        if self.carry_out(window, plan, first, stop)? && self.holds(window)? {
-            return Ok(Applied::Done);
+        if let Some(plan) = plan {
+            self.defer_instead(window, before, first)?;
+            if self.carry_out(window, plan, first, stop)? && self.holds(window)? {
+                return Ok(Applied::Done);
+            }
         }
         self.defer_instead(window, before, first)?;
         let (_, applied) = self.attempt(window, stop);
@@ -168,7 +171,7 @@ impl SlaveSession {
     fn targets<'w>(&mut self, plan: &'w Plan) -> Result<Option<Vec<Target<'w>>>> {
         let SlaveSession { client, tables, applier, .. } = self;
         let mut targets = applier.targets(client, plan, tables)?;
-        if let Some(targets) = targets.as_mut().filter(|_| self.constrained) {
+        if let Some(targets) = targets.as_mut().filter(|_| !self.replica) {
             references::sort(client, targets, |target| target.sql_name().to_owned())?;
         }
         Ok(targets)
