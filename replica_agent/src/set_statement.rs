@@ -41,11 +41,16 @@ impl SetOperation {
     }
 }
 
-/// The type of the elements in which a column's values are passed.
+/// The type of the elements in which a column's values are passed; `None` where there is no array of them.
 pub fn element(column: &Column, arrays: &ArrayTypes) -> Option<u32> {
+    let element = element_type(column);
+    (!column.binary || arrays.contains_key(&element)).then_some(element)
+}
+
+fn element_type(column: &Column) -> u32 {
     match column.binary {
-        false => Some(TEXT),
-        true => arrays.contains_key(&column.type_oid).then_some(column.type_oid),
+        false => TEXT,
+        true => column.type_oid,
     }
 }
 
@@ -118,19 +123,13 @@ pub fn build(
     let arguments: Vec<String> = (1..=aliases.len()).map(|n| format!("${n}")).collect();
     let source = format!("unnest({}) as u({})", arguments.join(", "), aliases.join(", "));
     let new = |(c, n): (&&Column, usize)| -> Result<String> {
-        Ok(match c.binary {
-            true => format!("u.n{n}"),
-            false => format!("cast(u.n{n} as {})", table.column(c.name)?.type_name),
-        })
+        Ok(table.column(c.name)?.cast(element_type(c), format!("u.n{n}")))
     };
     let values: Vec<String> = set.iter().zip(1..).map(new).collect::<Result<_>>()?;
     if operation == SetOperation::Insert {
         // Not from a function in FROM, which would be put into a temporary file first.
         let value = |(c, n): (&&Column, usize)| -> Result<String> {
-            Ok(match c.binary {
-                true => format!("unnest(${n})"),
-                false => format!("cast(unnest(${n}) as {})", table.column(c.name)?.type_name),
-            })
+            Ok(table.column(c.name)?.cast(element_type(c), format!("unnest(${n})")))
         };
         let values: Vec<String> = set.iter().zip(1..).map(value).collect::<Result<_>>()?;
         return Ok(Some(format!(

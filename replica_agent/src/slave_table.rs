@@ -34,6 +34,17 @@ pub struct SlaveColumn {
     pub equality: String,
 }
 
+impl SlaveColumn {
+    /// SQL of a value of that type, as SQL of a value that this column takes: by the cast that the copy makes, also where
+    /// PostgreSQL would not make one by itself.
+    pub fn cast(&self, type_oid: u32, value: String) -> String {
+        match [self.own_type, self.base_type].contains(&type_oid) {
+            true => value,
+            false => format!("cast({value} as {})", self.type_name),
+        }
+    }
+}
+
 /// A table as the slave has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlaveTable {

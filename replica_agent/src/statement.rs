@@ -89,7 +89,8 @@ pub fn build_with(
                     .iter()
                     .zip(new + 1..)
                     .map(|(c, n)| {
-                        Ok(format!("{} = {}", quote::ident(&table.column(c.name)?.name), parameter(n)))
+                        let here = quote::ident(&table.column(c.name)?.name);
+                        Ok(format!("{here} = {}", new_value(table, c, parameter(n))?))
                     })
                     .collect::<Result<_>>()?;
                 format!("update {} as t set {} where {conditions}", table.target(), assignments.join(", "))
@@ -121,7 +122,8 @@ fn insert(
 ) -> Result<String> {
     let names: Vec<_> =
         set.iter().map(|c| Ok(quote::ident(&table.column(c.name)?.name))).collect::<Result<_>>()?;
-    let values: Vec<_> = (1..=set.len()).map(parameter).collect();
+    let values: Vec<_> =
+        set.iter().zip(1..).map(|(c, n)| new_value(table, c, parameter(n))).collect::<Result<_>>()?;
     Ok(format!(
         "insert into {} ({}) overriding system value {}{}",
         table.sql_name,
@@ -129,6 +131,12 @@ fn insert(
         source(&values.join(", ")),
         if operation == Operation::Insert { "" } else { " on conflict do nothing" }
     ))
+}
+
+/// Text of the log is read by the input function of the column's own type.
+fn new_value(table: &SlaveTable, column: &Column, parameter: String) -> Result<String> {
+    let here = table.column(column.name)?;
+    Ok(if column.binary { here.cast(column.type_oid, parameter) } else { parameter })
 }
 
 /// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.
@@ -210,8 +218,8 @@ pub mod tests {
             from: Some(name.into()),
             type_name: full_type.split('(').next().unwrap().into(),
             full_type: full_type.into(),
-            own_type: 0,
-            base_type: 0,
+            own_type: 23,
+            base_type: 23,
             is_enum: false,
             always_identity,
             generated: name == "sum",
