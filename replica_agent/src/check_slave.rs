@@ -198,6 +198,17 @@ fn compare(
     }
     for column in &here.columns {
         let sent = sent.iter().any(|(_, name)| *name == column.name) || computed(&column.name);
+        let generated_there = on_master.column(&column.name).is_some_and(|there| there.generated);
+        if !sent && generated_there && !column.generated {
+            report.warning(
+                format!(
+                    "{at}: column \"{}\" of table {name} is generated on the master, which does not send it",
+                    column.name
+                ),
+                "Make it generated on the slave too, or compute it there with values in a [[slave.table]]; else it stays \
+                 NULL or at its default.",
+            );
+        }
         if !sent && column.not_null && !column.filled && !column.generated {
             report.error(
                 format!("{at}: column \"{}\" of table {name} is NOT NULL without a default, and the master does not send it", column.name),

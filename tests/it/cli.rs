@@ -250,6 +250,19 @@ fn check_finds_that_the_master_is_behind_its_slave() {
 }
 
 #[test]
+fn check_names_generated_columns_that_are_ordinary_on_the_slave() {
+    let generated = "create table t (id int primary key, g int generated always as (id + 1) stored)";
+    let trio =
+        Setup::new(generated).slave_schema("create table t (id int primary key, g int)").slaves(1).build();
+    trio.agent
+        .run(&["check"])
+        .expect_code(0)
+        .expect_text(&["column \"g\" of table public.t is generated on the master"]);
+    trio.slaves[0].run("alter table t drop g; alter table t add g int generated always as (id + 1) stored");
+    assert!(!trio.agent.run(&["check"]).text().contains("generated"));
+}
+
+#[test]
 fn check_names_constraints_that_are_not_checked() {
     let trio = Setup::new("create table t (id int primary key, u int unique deferrable)").build();
     trio.agent.run(&["check"]).expect_code(0).expect_text(&["constraint t_u_key of table", "deferrable"]);
