@@ -196,7 +196,7 @@ impl Member {
                 None => forget(client, agent, &slave, table),
                 Some(e) => {
                     let name = (table.schema.clone(), table.name.clone());
-                    note_error(client, agent, &slave, &name, &format!("{e:#}"))
+                    note_error(client, agent, &slave, &name, &e.text())
                 }
             }
         })?;

@@ -90,6 +90,15 @@ impl Error {
         error
     }
 
+    /// The error that another process wrote down as `text`.
+    pub fn from_text(kind: Kind, text: &str) -> Self {
+        let (message, detail, hint) = parts(text);
+        let mut error = Error::new(kind, message);
+        error.0.detail = detail.map(str::to_owned);
+        error.0.hint = hint.map(str::to_owned);
+        error
+    }
+
     /// The master may have emptied the log of what these slaves have not applied.
     pub fn given_up(slaves: &str) -> Self {
         Error::new(Kind::Refused, format!("the master no longer keeps the log for {slaves}"))
@@ -160,7 +169,12 @@ impl Error {
 
     /// As psql prints it: ERROR, DETAIL and HINT on lines of their own.
     pub fn report(&self) -> String {
-        let mut text = format!("ERROR:  {self:#}");
+        format!("ERROR:  {}", self.text())
+    }
+
+    /// What another process is to show to a user: the report without its first label.
+    pub fn text(&self) -> String {
+        let mut text = format!("{self:#}");
         if let Some(detail) = self.detail_text() {
             text.push_str(&format!("\nDETAIL:  {detail}"));
         }
@@ -168,6 +182,20 @@ impl Error {
             text.push_str(&format!("\nHINT:  {hint}"));
         }
         text
+    }
+}
+
+/// Message, detail and hint of a report, whose labels are each at the beginning of a line.
+pub fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (text, hint) = split(text, "\nHINT:");
+    let (message, detail) = split(text, "\nDETAIL:");
+    (message, detail, hint)
+}
+
+fn split<'a>(text: &'a str, label: &str) -> (&'a str, Option<&'a str>) {
+    match text.split_once(label) {
+        Some((before, after)) => (before, Some(after.trim_start())),
+        None => (text, None),
     }
 }
 
@@ -241,6 +269,16 @@ mod tests {
             e.report(),
             "ERROR:  could not read the log: connection reset by peer\nDETAIL:  The master went away.\nHINT:  Wait for it."
         );
+    }
+
+    #[test]
+    fn a_report_is_taken_apart() {
+        let e = Error::new(Kind::Apply, "no").detail("It is so.").hint("Do it.");
+        assert_eq!(parts(&e.report()), ("ERROR:  no", Some("It is so."), Some("Do it.")));
+        assert_eq!(parts("one\ntwo"), ("one\ntwo", None, None));
+        for e in [e, Error::new(Kind::Apply, "no"), Error::new(Kind::Apply, "no").hint("Do it.")] {
+            assert_eq!(Error::from_text(Kind::Apply, &e.text()).report(), e.report());
+        }
     }
 
     #[test]

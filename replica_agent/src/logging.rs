@@ -16,6 +16,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Logging;
+use crate::error;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -206,7 +207,7 @@ struct JsonLine<'a> {
 }
 
 fn json_line(record: &Record, scope: Option<&Scope>, text: &str) -> String {
-    let (message, detail, hint) = parts(text);
+    let (message, detail, hint) = error::parts(text);
     let line = JsonLine {
         at: time(),
         level: match record.level() {
@@ -226,30 +227,9 @@ fn json_line(record: &Record, scope: Option<&Scope>, text: &str) -> String {
     serde_json::to_string(&line).unwrap_or_else(|e| format!("{{\"message\": \"{e}\"}}")) + "\n"
 }
 
-/// A report of an error has labels, each at the beginning of a line.
-fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
-    let (text, hint) = split(text, "\nHINT:");
-    let (message, detail) = split(text, "\nDETAIL:");
-    (message, detail, hint)
-}
-
-fn split<'a>(text: &'a str, label: &str) -> (&'a str, Option<&'a str>) {
-    match text.split_once(label) {
-        Some((before, after)) => (before, Some(after.trim_start())),
-        None => (text, None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_report_is_taken_apart() {
-        let e = crate::error::Error::new(crate::error::Kind::Apply, "no").detail("It is so.").hint("Do it.");
-        assert_eq!(parts(&e.report()), ("ERROR:  no", Some("It is so."), Some("Do it.")));
-        assert_eq!(parts("one\ntwo"), ("one\ntwo", None, None));
-    }
 
     #[test]
     fn a_slave_has_a_level_of_its_own_and_threads_inherit_it() {

@@ -95,7 +95,7 @@ pub fn recopy_tables(config: &Config, slave: &Slave, wanted: &[String], stop: &S
                 None => log::info!("slave \"{}\": copied table {} again", slave.name, table.full_name()),
                 Some(text) => {
                     again::forget(&mut client, agent, &slave.name, &table)?;
-                    failure.get_or_insert(Error::new(Kind::Apply, text));
+                    failure.get_or_insert(Error::from_text(Kind::Apply, &text));
                 }
             }
         }

@@ -287,6 +287,22 @@ fn a_copy_that_fails_leaves_the_table_in_step() {
     assert_nothing_twice(&mut trio);
 }
 
+/// The error is the agent's, and who has to act is the user of the command.
+#[test]
+fn a_copy_that_fails_says_as_much_with_an_agent_as_without() {
+    let mut trio = Setup::new(TWO_TABLES).slaves(1).start();
+    trio.slaves[0].run("alter table t add check (id <> 5000)");
+    trio.master.run("set session_replication_role = replica; insert into t values (5000)");
+    let error = |trio: &Trio| {
+        let copied = trio.agent.run(&["copy", "--table", "public.t"]).expect_code(1);
+        let copied = copied.expect_text(&["ERROR:  ", "t_id_check", "DETAIL:  Failing row contains"]);
+        copied.stderr[copied.stderr.find("ERROR:  ").expect("an error")..].to_owned()
+    };
+    let with = error(&trio);
+    trio.agent.stop();
+    assert_eq!(with, error(&trio));
+}
+
 #[test]
 fn an_agent_that_dies_while_it_copies_again_loses_nothing() {
     for failpoint in [
