@@ -23,6 +23,7 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, Receiver};
 use postgres::Client;
 
+use crate::commit::Claim;
 use crate::control::Control;
 use crate::copy::{CapturedTable, CopiedTable, Crew, Manner};
 use crate::error::{Error, Kind, Result};
@@ -141,10 +142,11 @@ impl Member {
         let (sender, result) = bounded(1);
         let quit = Stop::new();
         let (context, thread_quit, copied) = (context.clone(), quit.clone(), table.clone());
+        let claim = self.session.claim();
         std::thread::Builder::new()
             .name("copy".to_owned())
             .spawn(logging::inherit(move || {
-                let result = guarded(|| copy_aside(&context, &slave, copied, &thread_quit));
+                let result = guarded(|| copy_aside(&context, &slave, &claim, copied, &thread_quit));
                 // Nobody waits when the slave was let go of.
                 sender.send(result).ok();
             }))
@@ -211,12 +213,18 @@ impl Member {
     }
 }
 
-fn copy_aside(context: &Context, slave: &str, table: CapturedTable, quit: &Stop) -> Result<CopiedTable> {
+fn copy_aside(
+    context: &Context,
+    slave: &str,
+    claim: &Claim,
+    table: CapturedTable,
+    quit: &Stop,
+) -> Result<CopiedTable> {
     let Context { config, cancels, .. } = context;
     let slave = config.slave(slave)?;
     let mut master: Client = session::connect_master(&config.master.dsn, "copy")?;
     let _cancelable = cancels.add(&config.master.dsn, &master)?;
-    let crew = Crew { config, slave, stop: quit, cancels, snapshot: None };
+    let crew = Crew { config, slave, stop: quit, cancels, claim, snapshot: None };
     let (mut copied, result) = crew.copy(&mut master, vec![(table, Manner::Aside)]);
     result?;
     failpoint::hit("again.after_copy");

@@ -2,9 +2,9 @@
 //!
 //! In: chunks and the position after them. Out: the slave moved from one position to the next, whole or not at all.
 //!
-//! `open` sets the session up, `recovery` settles what a crash left prepared, `window` applies changes, `batch` begins and
-//! commits the transaction that they are in, step by step; `stream` sends the same without waiting, and `flush_ahead`
-//! has less for the commit to wait for.
+//! `open` sets the session up, `claim` has nobody else at work on the slave, `recovery` settles what a crash left prepared,
+//! `window` applies changes, `batch` begins and commits the transaction that they are in, step by step; `stream` sends the
+//! same without waiting, and `flush_ahead` has less for the commit to wait for.
 //!
 //! # Protocol
 //!
@@ -26,7 +26,7 @@
 //! The server carries out what a killed agent sent: whole batches, and the beginning of one, which is rolled back unless
 //! its PREPARE has arrived. PREPARE, COMMIT and COMMIT PREPARED may succeed at any time until the session ends. What
 //! recovery saw, or the position said, before that is worth nothing; so a session first ends the one before it, and waits
-//! for its end (`recovery`). With this, what is prepared is all there when recovery looks, and the position moves by us
+//! for its end (`claim`). With this, what is prepared is all there when recovery looks, and the position moves by us
 //! alone.
 //!
 //! Should a batch be prepared later all the same, by whoever does not hold the advisory lock, then the lock on the
@@ -53,11 +53,12 @@ use flush_ahead::FlushAhead;
 use recovery::gid;
 use stream::Stream;
 
+pub use claim::Claim;
 pub use open::create_schema;
-pub use recovery::mark_copying;
 pub use stream::Committed;
 
 mod batch;
+mod claim;
 mod flush_ahead;
 mod open;
 mod recovery;
@@ -82,6 +83,7 @@ pub struct Standing {
 /// One slave's session and what is known of the slave.
 pub struct SlaveSession {
     client: Pipe,
+    claim: Claim,
     pub name: String,
     pub tables: Tables,
     /// `None` where they are left alone.
@@ -212,6 +214,11 @@ impl SlaveSession {
     pub fn parts(&mut self) -> Result<(&mut Pipe, &mut Tables)> {
         self.step_by_step()?;
         Ok((&mut self.client, &mut self.tables))
+    }
+
+    /// Under which other sessions may work on the slave.
+    pub fn claim(&self) -> Claim {
+        self.claim.clone()
     }
 
     pub fn is_far(&self) -> bool {

@@ -130,7 +130,8 @@ fn copy_here(
             .hint("Start the agent, or copy all its tables, without --table."));
     }
     cancel_on_stop(stop, cancels, || {
-        let crew = Crew { config, slave, stop, cancels, snapshot: None };
+        let claim = session.claim();
+        let crew = Crew { config, slave, stop, cancels, claim: &claim, snapshot: None };
         let tables = tables.into_iter().map(|table| (table, Manner::Again)).collect();
         let (copied, result) = crew.copy(&mut control.client, tables);
         for copied in &copied {

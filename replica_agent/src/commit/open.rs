@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::claim::Claim;
 use super::flush_ahead::FlushAhead;
-use super::recovery::take_over;
 use super::stream::Stream;
 use super::{Phase, SlaveSession};
 use crate::applier::Applier;
@@ -31,7 +31,7 @@ impl SlaveSession {
         let Admitted { master, route } = admit(&mut client)?;
         let cancelable = cancels.add(&slave.dsn, &client)?;
         let name = &slave.name;
-        take_over(&mut client, agent, name, &master)?;
+        let claim = Claim::take(&mut client, agent, name, &master)?;
         create_schema(&mut client, name)?;
         if slave.two_phase {
             check_two_phase(&mut client, slave)?;
@@ -62,6 +62,7 @@ impl SlaveSession {
         let mut session = SlaveSession {
             tables: Tables::load(&mut client, agent, name, slave.initial, &slave.mapping)?,
             client,
+            claim,
             name: name.clone(),
             sequences: slave.sequences.then(|| Follower::new(name, &slave.mapping)),
             batch: 0,

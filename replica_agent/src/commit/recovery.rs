@@ -1,19 +1,12 @@
-//! What a predecessor leaves on a slave: a session that is still at work there, and batches that are prepared.
+//! What a predecessor leaves on a slave: batches that are prepared.
 //!
-//! In: a new session on the slave. Out: nobody else is at work for this slave, and nothing of its batches is prepared.
-//!
-//! An agent that is killed, or cut off, leaves its session on the slave to itself: the statement that was sent, be it
-//! PREPARE or COMMIT, is carried out all the same, perhaps long after we have started. So each session holds an
-//! advisory lock on the slave from before it looks at anything until it ends, and a new one ends the holder and waits
-//! for the lock: what is then there stays as it is. We may, since the master elected us and not the other.
+//! In: a session that has claimed the slave, so that nothing more is prepared by another. Out: nothing of its batches is
+//! prepared.
 
 use super::SlaveSession;
 use crate::bind::Owned;
 use crate::error::{Error, Kind, Result};
-use crate::identity::{identify, Identity};
-use crate::pipe::Pipe;
 use crate::quote;
-use crate::session::{self, Session};
 
 /// PostgreSQL's limit for the identifier of a prepared transaction.
 const GID_BYTES_MAX: usize = 199;
@@ -75,63 +68,7 @@ impl SlaveSession {
     }
 }
 
-/// Makes this session the only one that is at work for the slave, until it ends.
-pub(super) fn take_over(client: &mut Pipe, agent: &str, slave: &str, master: &Identity) -> Result<()> {
-    end_others(client, slave, lock_key(agent, slave, master, Work::Stream), "lock")?;
-    // What they were about to commit is there or not from now on; ours may begin.
-    end_others(client, slave, lock_key(agent, slave, master, Work::Copy), "xact_lock")
-}
-
-/// Marks a session of ours as one that copies tables to the slave: whoever takes it over ends the session, and waits for
-/// its end, before it looks which tables are copied. The COMMIT of a killed agent's copy may take place much later.
-pub fn mark_copying<S: Session>(master: &mut S, client: &mut S, agent: &str, slave: &str) -> Result<()> {
-    let key = lock_key(agent, slave, &identify(master)?, Work::Copy);
-    client
-        .query_one("select pg_advisory_lock_shared($1)", &[&key])
-        .map_err(|e| Error::from_pg(format!("could not set up a copy to slave \"{slave}\""), e))?;
-    Ok(())
-}
-
-/// Takes an advisory lock, once the sessions that hold it are ended.
-fn end_others(client: &mut Pipe, slave: &str, key: i64, kind: &str) -> Result<()> {
-    let failed = |e| Error::from_pg(format!("could not take over slave \"{slave}\""), e);
-    let free: bool =
-        client.query_one(&format!("select pg_try_advisory_{kind}($1)"), &[&key]).map_err(failed)?.get(0);
-    if free {
-        return Ok(());
-    }
-    for row in client.query(include_str!("../sql/end_predecessor.sql"), &[&key]).map_err(failed)? {
-        log::debug!("slave \"{slave}\": ended session {} of a predecessor", row.get::<_, i32>(0));
-    }
-    client
-        .batch_execute(&format!(
-            "begin; set local lock_timeout = '5s'; select pg_advisory_{kind}({key}); commit"
-        ))
-        .map_err(|e| {
-            failed(e).hint("A session of an agent before this one does not end: look for it in pg_locks (advisory) on the slave.")
-        })
-}
-
-/// Not that of an election: the slave's database may be the master of an agent of the same name. An agent of another
-/// master is no predecessor; the position will tell it that the slave is taken. The master may have been restarted since.
-fn lock_key(agent: &str, slave: &str, master: &Identity, work: Work) -> i64 {
-    let Identity { system_identifier, database, .. } = master;
-    let of_slave = format!("{}{system_identifier}:{database}", gid_prefix(agent, slave));
-    let what = match work {
-        Work::Stream => "",
-        Work::Copy => "copy",
-    };
-    session::lock_key(&of_slave, what)
-}
-
-/// What a session is there for: of one kind there is one, of the other there are several.
-#[derive(Clone, Copy)]
-enum Work {
-    Stream,
-    Copy,
-}
-
-fn gid_prefix(agent: &str, slave: &str) -> String {
+pub(super) fn gid_prefix(agent: &str, slave: &str) -> String {
     format!("pyreplica:{agent}:{slave}:")
 }
 
@@ -155,18 +92,5 @@ mod tests {
     fn gids() {
         assert_eq!(gid("shop", "reports", 7).unwrap(), "pyreplica:shop:reports:7");
         assert!(gid(&"a".repeat(200), "b", 1).is_err());
-    }
-
-    #[test]
-    fn lock_keys_tell_masters_and_elections_apart() {
-        let key = |agent, started: &str, database| {
-            let (system_identifier, started) = ("7".to_owned(), started.to_owned());
-            lock_key(agent, "reports", &Identity { system_identifier, started, database }, Work::Stream)
-        };
-        let shop = key("shop", "today", 1);
-        assert_eq!(shop, key("shop", "yesterday", 1));
-        assert_ne!(shop, key("shop", "today", 2));
-        assert_ne!(shop, key("sho", "today", 1));
-        assert_ne!(shop, session::lock_key("shop", "reports"));
     }
 }

@@ -16,7 +16,7 @@ use super::split::copy_split;
 use super::table::{Manner, Target};
 use super::together::copy_together;
 use super::{CapturedTable, CopiedTable};
-use crate::commit::mark_copying;
+use crate::commit::Claim;
 use crate::config::{Config, Slave};
 use crate::error::{Error, Kind, Result};
 use crate::logging;
@@ -32,6 +32,7 @@ pub struct Crew<'a> {
     pub slave: &'a Slave,
     pub stop: &'a Stop,
     pub cancels: &'a Cancels,
+    pub claim: &'a Claim,
     /// Of a moment that is held: the snapshot of the copy. Else each has its own.
     pub snapshot: Option<&'a str>,
 }
@@ -115,10 +116,8 @@ impl Crew<'_> {
     }
 
     fn open_slave(&self, master: &mut Client) -> Result<(Client, Cancelable)> {
-        let mut client: Client = session::connect_slave(self.slave)?;
+        let (mut client, cancelable) = self.claim.open(self.slave, self.cancels)?;
         Route::find(master, &mut client, &self.slave.name)?;
-        mark_copying(master, &mut client, self.config.agent_name(), &self.slave.name)?;
-        let cancelable = self.cancels.add(&self.slave.dsn, &client)?;
         Ok((client, cancelable))
     }
 

@@ -115,7 +115,7 @@ impl Member {
         let captured = control.captured()?;
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(&self.session.name)?;
-        let name = &slave.name;
+        let (name, claim) = (&slave.name, self.session.claim());
         check_mapping::refuse(&mut control.client, slave, &captured)?;
         let (client, tables) = self.session.parts()?;
         let mut missing = tables.settle(client, &captured)?;
@@ -126,8 +126,8 @@ impl Member {
             if slave.schema {
                 schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
             }
-            let crew =
-                Crew { config, slave, stop, cancels, snapshot: moment.map(|moment| moment.id.as_str()) };
+            let snapshot = moment.map(|moment| moment.id.as_str());
+            let crew = Crew { config, slave, stop, cancels, claim: &claim, snapshot };
             // Held or in part copied by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
             let there = oids(client, name, tables.mapping(), &missing)?;
