@@ -7,6 +7,10 @@
 //! row's removal. So a kill leaves nothing half done. Indexes, keys and triggers come after the copy, foreign keys after
 //! the stream has brought all tables to one moment: each is copied under a snapshot of its own.
 //!
+//! From before one looks what is lacking until that is committed, however long pg_dump takes, one session works under the
+//! claim to the slave (`commit/claim.rs`). So who takes over meanwhile ends it: either nothing of it is there, or the
+//! tables with their list, and no statement is put on the list twice.
+//!
 //! Left out: owners and grants (all is the agent's), our triggers, foreign keys to tables that are not captured,
 //! publications, tablespaces. What is there already is taken as it is.
 
@@ -19,6 +23,7 @@ use postgres::{Client, Transaction};
 
 use self::dump::{Entry, Workshop};
 use self::script::statements;
+use crate::commit::Claim;
 use crate::config::{Config, Slave};
 use crate::copy::CapturedTable;
 use crate::error::{Error, Kind, Result};
@@ -26,7 +31,6 @@ use crate::failpoint;
 use crate::pipe::Pipe;
 use crate::quote;
 use crate::retry;
-use crate::session;
 use crate::wake::{Cancels, Stop};
 
 /// `pg_constraint`, which has the same OID everywhere.
@@ -45,10 +49,10 @@ pub fn create(
     tables: &[CapturedTable],
     stop: &Stop,
     cancels: &Cancels,
+    claim: &Claim,
 ) -> Result<()> {
     // The statements of pg_dump are run in a session of their own, which ends with whatever they have set.
-    let mut client: Client = session::connect_slave(slave)?;
-    let _cancelable = cancels.add(&slave.dsn, &client)?;
+    let (mut client, _cancelable) = claim.open(slave, cancels)?;
     let lacking = lacking(&mut client, slave, tables)?;
     if lacking.is_empty() {
         return Ok(());
@@ -69,6 +73,9 @@ pub fn create(
             }
             Err(e) => {
                 let e = failed(e);
+                if e.kind() == Kind::Connection {
+                    return Err(e);
+                }
                 let hint = e.hint_text().or(lacks_room(&e)).map(str::to_owned);
                 return Err(e.detail(format!("Statement: {}", statement)).hint(hint.unwrap_or_else(|| {
                     "Make on the slave by yourself what is missing, with pg_dump --schema-only and a role that \
@@ -136,9 +143,15 @@ pub fn is_pending(client: &mut Pipe, agent: &str, slave: &str, which: Pending) -
 
 /// Runs what was left for after the rows, one statement after the other. The server builds an index with several
 /// processes if it is set to (`max_parallel_maintenance_workers`).
-pub fn finish(config: &Config, slave: &Slave, which: Pending, stop: &Stop, cancels: &Cancels) -> Result<()> {
-    let mut client: Client = session::connect_slave(slave)?;
-    let _cancelable = cancels.add(&slave.dsn, &client)?;
+pub fn finish(
+    config: &Config,
+    slave: &Slave,
+    which: Pending,
+    stop: &Stop,
+    cancels: &Cancels,
+    claim: &Claim,
+) -> Result<()> {
+    let (mut client, _cancelable) = claim.open(slave, cancels)?;
     let late = which == Pending::Late;
     let rows = client
         .query(
@@ -166,6 +179,7 @@ pub fn finish(config: &Config, slave: &Slave, which: Pending, stop: &Stop, cance
             let e = failed(e);
             match lacks_room(&e) {
                 Some(hint) => e.hint(hint),
+                None if e.kind() == Kind::Connection => e,
                 None => e.hint(format!(
                     "To do without it, delete the row with id {id} from pyreplica_agent.pending_schema on the slave."
                 )),

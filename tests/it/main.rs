@@ -48,6 +48,7 @@ mod alerts; // mail and programs are told what happens
 mod daemon; // several replications in one process, SIGHUP, systemd, logs
 mod standby; // a second agent takes over
 mod takeover; // sessions of a killed agent that are still at work on a slave
+mod claim; // the same for sessions beside the one that serves the slave
 mod multimaster; // nodes that are masters and slaves of each other
 mod identity; // which database is which
 mod topologies; // docs/topologies.md; sequences of several nodes

@@ -1,7 +1,8 @@
 //! A server that is far away: a TCP port that leads to its socket, with a delay in both directions and no other limit.
 //!
 //! In: a running server and a distance. Out: a port; what is sent there arrives later by the distance, and so do the
-//! answers. `cut` ends all connections at once, `hold_answers` lets nothing that the server says arrive.
+//! answers. `cut` ends all connections at once, `hold_answers` lets nothing that the server says arrive, `admit` lets only
+//! some connections reach the server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,6 +24,29 @@ pub struct Proxy {
     connections: Arc<Mutex<Vec<TcpStream>>>,
     questions: Arc<Gate>,
     answers: Arc<Gate>,
+    door: Arc<Door>,
+}
+
+/// Where connections come in: how many more may, and whether one is waiting.
+struct Door {
+    state: Mutex<(u32, bool)>,
+    opened: Condvar,
+}
+
+impl Door {
+    fn admit(&self, count: u32) {
+        self.state.lock().expect("a door").0 = count;
+        self.opened.notify_all();
+    }
+
+    fn enter(&self) {
+        let mut state = self.state.lock().expect("a door");
+        while state.0 == 0 {
+            state.1 = true;
+            state = self.opened.wait(state).expect("a door");
+        }
+        *state = (state.0.saturating_sub(1), false);
+    }
 }
 
 /// What comes here goes on as long as it is not held.
@@ -52,11 +76,13 @@ impl Proxy {
         let port = listener.local_addr().expect("its number").port();
         let connections = Arc::new(Mutex::new(Vec::new()));
         let (answers, questions) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
-        let (server, accepted) = (server.socket(), connections.clone());
+        let door = Arc::new(Door { state: Mutex::new((u32::MAX, false)), opened: Condvar::new() });
+        let (server, accepted, entrance) = (server.socket(), connections.clone(), door.clone());
         let gates = (questions.clone(), answers.clone());
         thread::spawn(move || {
             for near in listener.incoming() {
                 let near = near.expect("a connection");
+                entrance.enter();
                 // A server that is down refuses; so does the proxy, by closing.
                 let Ok(far) = UnixStream::connect(&server) else { continue };
                 near.set_nodelay(true).expect("no delay but ours");
@@ -67,12 +93,26 @@ impl Proxy {
                 carry(far, near, distance, gates.1.clone());
             }
         });
-        Self { port, connections, questions, answers }
+        Self { port, connections, questions, answers, door }
     }
 
     /// How the agent reaches a database of the server through here.
     pub fn dsn(&self, database: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname='{database}'", self.port)
+    }
+
+    /// From now on only so many connections are taken to the server; the next one waits.
+    pub fn admit(&self, count: u32) {
+        self.door.admit(count);
+    }
+
+    pub fn admit_all(&self) {
+        self.door.admit(u32::MAX);
+    }
+
+    /// A connection is waiting to be admitted.
+    pub fn has_waiting(&self) -> bool {
+        self.door.state.lock().expect("a door").1
     }
 
     /// From now on no answer arrives, until `let_answers_go`; what is sent to the server still does.

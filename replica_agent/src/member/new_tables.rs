@@ -22,7 +22,7 @@ impl Member {
     pub fn finish_copy(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(&self.session.name)?;
-        let name = &slave.name;
+        let (name, claim) = (&slave.name, self.session.claim());
         let (client, tables) = self.session.parts()?;
         if !schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
             return Ok(());
@@ -37,7 +37,7 @@ impl Member {
                 log::warn!(
                     "slave \"{name}\": could not go on with the copy before what was changed since: {e}"
                 );
-                schema::finish(config, slave, Pending::Rest, stop, cancels)
+                schema::finish(config, slave, Pending::Rest, stop, cancels, &claim)
             }
             copied => copied,
         }
@@ -124,7 +124,7 @@ impl Member {
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
             if slave.schema {
-                schema::create(config, slave, &mut control.client, &missing, stop, cancels)?;
+                schema::create(config, slave, &mut control.client, &missing, stop, cancels, &claim)?;
             }
             let snapshot = moment.map(|moment| moment.id.as_str());
             let crew = Crew { config, slave, stop, cancels, claim: &claim, snapshot };
@@ -145,7 +145,7 @@ impl Member {
             result?;
         }
         if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
-            schema::finish(config, slave, Pending::Rest, stop, cancels)?;
+            schema::finish(config, slave, Pending::Rest, stop, cancels, &claim)?;
         }
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Member {
         }
         let now = control.state()?.now;
         while self.stream(context, control, Some(&now))? != Ended::Target {}
-        schema::finish(config, slave, Pending::Late, stop, cancels)
+        schema::finish(config, slave, Pending::Late, stop, cancels, &self.session.claim())
     }
 
     /// The stream named this table, which the slave does not have.
