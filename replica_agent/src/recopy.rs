@@ -152,7 +152,7 @@ fn begin_again(
     session.recover(&mut |_| Ok(false))?;
     // What the tables hold does not matter: they are emptied.
     let as_is = Slave { initial: Initial::Current, ..slave.clone() };
-    let mut client: Client = session::connect_slave(slave)?;
+    let (mut client, _cancelable) = session.claim().open(slave, &context.cancels)?;
     check::preflight(&mut control.client, &mut client, &context.config, &as_is)?;
     empty(&mut client, agent, slave, &control.captured()?)?;
     session.tables = Tables::load(session.parts()?.0, agent, &slave.name, slave.initial, &slave.mapping)?;

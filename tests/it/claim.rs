@@ -1,5 +1,5 @@
 //! A new agent takes a slave over while sessions of another one, beside the one that served it, are at work there or are
-//! yet to come: they make the schema.
+//! yet to come: they make the schema, or empty tables.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -192,4 +192,26 @@ fn a_session_that_comes_too_late_does_nothing() {
         "{log}"
     );
     assert_finished(&trio);
+}
+
+/// The command waits for a lock to empty the tables; its session on the slave outlives it.
+#[test]
+fn a_killed_copy_command_empties_no_table_later() {
+    let mut trio = Setup::new(TABLE).slaves(1).start();
+    trio.master.run("insert into t select generate_series(1, 100)");
+    trio.catch_up_and_compare();
+    trio.agent.stop();
+    let taken = "select copied_at from pyreplica_agent.copied_table";
+    let before = trio.slaves[0].value(taken);
+    let reader = trio.slaves[0].begin("select from t");
+    trio.agent.start_as(&["copy"], &[]);
+    wait_for_session(&trio, "wait_event_type = 'Lock' and query like 'truncate%'");
+    trio.agent.kill();
+    trio.agent.start();
+    trio.master.run("insert into t values (101)");
+    trio.wait_for_slave(0);
+    reader.commit();
+    trio.master.run("insert into t values (102)");
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].value(taken), before);
 }

@@ -121,10 +121,15 @@ impl Agent {
     }
 
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        self.start_as(&["run"], environment);
+    }
+
+    /// Starts another command, which logs like `run`.
+    pub fn start_as(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
         assert!(self.process.is_none(), "the agent is running");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("agent log");
         let child = self
-            .command(&["run"])
+            .command(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("agent log"))
