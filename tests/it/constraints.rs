@@ -165,6 +165,28 @@ fn a_table_that_is_added_while_a_group_is_copied_does_not_part_it() {
     assert!(!trio.agent.log().contains("panicked"), "{}", trio.agent.log());
 }
 
+/// Foreign keys of a single partition, and to one.
+#[test]
+fn partitions_connect_the_tables_that_they_are_of() {
+    let trio = constrained(
+        "create table z_parent (id int primary key);
+         create table part (id int, r int, p int, primary key (id, r)) partition by list (r);
+         create table part_a partition of part for values in (1);
+         create table part_b partition of part for values in (2) partition by list (id);
+         create table part_b_all partition of part_b default;
+         alter table part_a add foreign key (p) references z_parent;
+         create table a_ref (id int primary key, r int, foreign key (id, r) references part_b_all (id, r))",
+        "c_partition",
+    );
+    trio.master.run(
+        "insert into z_parent select generate_series(1, 100);
+         insert into part select i, r, i from generate_series(1, 100) i, generate_series(1, 2) r;
+         insert into a_ref select i, 2 from generate_series(1, 100) i",
+    );
+    trio.once().expect_code(0);
+    trio.assert_same();
+}
+
 #[test]
 fn tables_in_a_circle_are_copied_if_one_of_the_keys_can_wait() {
     let trio = constrained(
