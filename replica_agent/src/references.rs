@@ -27,23 +27,28 @@ pub fn sort<T>(slave: &mut impl Ask, tables: &mut Vec<T>, name: impl Fn(&T) -> S
     Ok(())
 }
 
-/// The tables, by what foreign keys connect.
+/// The tables, by what foreign keys connect. One that refers to itself is a circle if it comes in pieces: a row may then
+/// refer to one of a later statement.
 pub fn connected<T>(
     slave: &mut impl Ask,
     tables: Vec<T>,
     name: impl Fn(&T) -> String,
+    in_pieces: impl Fn(&T) -> bool,
 ) -> Result<Vec<Connected<T>>> {
     let keys = Keys::read(slave, tables.iter().map(name).collect())?;
     let mut unsorted: Vec<Option<T>> = tables.into_iter().map(Some).collect();
     let ordered = keys.connected().into_iter().map(|places| {
         let (order, circular) = keys.order(places);
+        let itself = |place: usize| keys.0[place].iter().any(|&(other, _)| other == place);
+        let circular = circular
+            || order.iter().any(|&place| itself(place) && unsorted[place].as_ref().is_some_and(&in_pieces));
         let tables = order.into_iter().filter_map(|place| unsorted[place].take()).collect();
         Connected { tables, circular }
     });
     Ok(ordered.collect())
 }
 
-/// For each table the others that it refers to, and whether that can wait for the end of a transaction.
+/// For each table those that it refers to, itself included, and whether that can wait for the end of a transaction.
 struct Keys(Vec<Vec<(usize, bool)>>);
 
 impl Keys {
@@ -84,6 +89,7 @@ impl Keys {
             let waits = |table: &usize, also_deferrable: bool| {
                 self.0[*table]
                     .iter()
+                    .filter(|(other, _)| other != table)
                     .any(|&(other, deferrable)| is_left[other] && (also_deferrable || !deferrable))
             };
             let free = left.iter().position(|table| !waits(table, true)).or_else(|| {
@@ -127,5 +133,7 @@ mod tests {
         check(2, &[(0, 1, false), (1, 0, DEFERRABLE)], &[(&[1, 0], true)]);
         check(2, &[(0, 1, DEFERRABLE), (1, 0, DEFERRABLE)], &[(&[0, 1], true)]);
         check(2, &[(0, 1, false), (1, 0, false)], &[(&[0, 1], true)]);
+        // To itself, a table refers in any order.
+        check(2, &[(0, 0, false), (0, 1, false), (1, 1, DEFERRABLE)], &[(&[1, 0], false)]);
     }
 }

@@ -187,6 +187,20 @@ fn partitions_connect_the_tables_that_they_are_of() {
     trio.assert_same();
 }
 
+/// What the slave computes comes in several statements.
+#[test]
+fn rows_that_are_changed_on_the_way_may_refer_to_later_ones() {
+    let setup = Setup::new("create table tree (id int primary key, up int references tree, v text)")
+        .slaves(1)
+        .slave_line("[[slave.table]]\nname = \"public.tree\"\nvalues = { v = \"upper(v)\" }");
+    let trio = constrain(setup, "c_tree");
+    trio.master.run("insert into tree select i, 20001 - i, 'v' from generate_series(1, 20000) i");
+    trio.once().expect_code(1).expect_text(&["tree_up_fkey", "DEFERRABLE", "GRANT SET ON PARAMETER"]);
+    trio.slaves[0].run("alter table tree alter constraint tree_up_fkey deferrable");
+    trio.once().expect_code(0);
+    assert_eq!(trio.slaves[0].value("select count(*), sum(up), max(v) from tree"), "20000|200010000|V");
+}
+
 #[test]
 fn tables_in_a_circle_are_copied_if_one_of_the_keys_can_wait() {
     let trio = constrained(

@@ -13,7 +13,7 @@ use postgres::Client;
 
 use super::progress::{Progress, Size};
 use super::split::copy_split;
-use super::table::{Manner, Target};
+use super::table::{Job, Manner, Target};
 use super::together::copy_together;
 use super::{CapturedTable, CopiedTable};
 use crate::commit::Claim;
@@ -162,10 +162,12 @@ impl Crew<'_> {
             Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
         })?;
         if !silent {
-            let queue = references::connected(slave, tables, |Planned { table, .. }| {
+            let name = |Planned { table, .. }: &Planned| {
                 let (schema, name) = self.slave.mapping.target(&table.schema, &table.name);
                 quote::qualified(&schema, &name)
-            })?;
+            };
+            let target = self.target();
+            let queue = references::connected(slave, tables, name, |one| Job::is_mapped(one, &target))?;
             return Ok(Plan { split: Vec::new(), queue: queue.into(), workers: 1 });
         }
         tables.sort_by_key(|planned| std::cmp::Reverse(planned.size.bytes));

@@ -65,7 +65,7 @@ impl<'a> Job<'a> {
         let there = target.mapping.on_slave(table);
         let (only, table_oid) = only_if_plain(slave, &there, target.slave)?;
         let rule = target.mapping.rule(&table.schema, &table.name).map(|rule| &**rule);
-        let columns = match rule.is_some_and(|rule| rule.is_transform()) {
+        let columns = match Job::is_mapped(planned, target) {
             true => None,
             false => {
                 let name = table.full_name();
@@ -74,6 +74,12 @@ impl<'a> Job<'a> {
             }
         };
         Ok(Job { table, manner: *manner, there, only, table_oid, columns })
+    }
+
+    /// Does the slave compute what it keeps, some rows at a time?
+    pub fn is_mapped(planned: &Planned, target: &Target) -> bool {
+        let Planned { table, .. } = planned;
+        target.mapping.rule(&table.schema, &table.name).is_some_and(|rule| rule.is_transform())
     }
 
     /// Copies the rows that the snapshot of `from` sees, and of these only what a condition selects; gives how many.

@@ -79,7 +79,7 @@ fn explain(e: Error, circular: bool, target: &Target) -> Error {
     );
     match circular {
         true => e.hint(format!(
-            "Tables refer to each other in a circle: make this foreign key DEFERRABLE on the slave, or {rest}"
+            "What the rows refer to comes after them: make this foreign key DEFERRABLE on the slave, or {rest}"
         )),
         false => e.hint(format!(
             "What the rows refer to is not copied together with them: replicate it too, or copy while nothing is written \
