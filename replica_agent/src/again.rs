@@ -25,7 +25,7 @@ use postgres::Client;
 
 use crate::commit::Claim;
 use crate::control::Control;
-use crate::copy::{CapturedTable, CopiedTable, Crew, Manner};
+use crate::copy::{CapturedTable, CopiedTable, Crew, Manner, Master};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::feed::Context;
@@ -224,8 +224,8 @@ fn copy_aside(
     let slave = config.slave(slave)?;
     let mut master: Client = session::connect_master(&config.master.dsn, "copy")?;
     let _cancelable = cancels.add(&config.master.dsn, &master)?;
-    let crew = Crew { config, slave, stop: quit, cancels, claim, snapshot: None };
-    let (mut copied, result) = crew.copy(&mut master, vec![(table, Manner::Aside)]);
+    let crew = Crew { config, slave, stop: quit, cancels, claim };
+    let (mut copied, result) = crew.copy(Master::Free(&mut master), vec![(table, Manner::Aside)]);
     result?;
     failpoint::hit("again.after_copy");
     copied.pop().ok_or_else(|| Error::new(Kind::Stopped, "copy was stopped"))

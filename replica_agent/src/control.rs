@@ -9,7 +9,7 @@ use postgres::{Client, Statement};
 
 use crate::commit::{MasterId, Standing};
 use crate::config::Config;
-use crate::copy::{captured_tables, CapturedTable};
+use crate::copy::{captured_tables, CapturedTable, Moment};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Rank, Target, Xid};
 use crate::sequences::{self, Moved};
@@ -52,6 +52,8 @@ impl MasterState {
 
 pub struct Control {
     pub client: Client,
+    /// What is held for the copy of new tables; it ends with us at the latest.
+    pub moment: Option<Moment>,
     agent: String,
     report: Statement,
     _cancelable: Cancelable,
@@ -67,7 +69,13 @@ impl Control {
             .batch_execute("set synchronous_commit = on")
             .map_err(|e| Error::from_pg("could not set up the session on the master", e))?;
         let report = client.prepare(include_str!("sql/report_slave.sql")).map_err(explain_missing)?;
-        Ok(Control { client, agent: config.agent_name().to_owned(), report, _cancelable: cancelable })
+        Ok(Control {
+            client,
+            moment: None,
+            agent: config.agent_name().to_owned(),
+            report,
+            _cancelable: cancelable,
+        })
     }
 
     /// Tries to become the one agent for this slave (or, with an empty name, for the agent's group) until the
@@ -234,8 +242,24 @@ impl Control {
         Ok(sequences::on_master(&mut self.client, None)?.into_iter().map(|(moved, _)| moved).collect())
     }
 
+    /// The stream has come to the moment that is held.
+    pub fn moment_is_reached(&mut self) {
+        if let Some(moment) = &mut self.moment {
+            moment.reached = true;
+        }
+    }
+
+    /// Ends the moment that is held, unless the stream is still on its way there.
+    pub fn end_moment(&mut self) {
+        self.moment.take_if(|moment| moment.reached);
+    }
+
+    /// The tables that are captured now, or were at the moment that is held.
     pub fn captured(&mut self) -> Result<Vec<CapturedTable>> {
-        captured_tables(&mut self.client)
+        match &mut self.moment {
+            Some(moment) => moment.captured(),
+            None => captured_tables(&mut self.client),
+        }
     }
 
     pub fn rotate(&mut self) -> Result<()> {

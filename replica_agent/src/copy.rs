@@ -26,7 +26,7 @@ mod transfer;
 use postgres::Client;
 
 pub use crew::Crew;
-pub use moment::Moment;
+pub use moment::{Master, Moment};
 pub use table::Manner;
 
 use crate::error::{Error, Result};

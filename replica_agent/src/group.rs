@@ -187,38 +187,51 @@ fn lock_step(
         Reached::Target => Ok(Ended::Target),
         Reached::Passed => Ok(Ended::Passed),
         Reached::NewTables(unknown) => {
-            let (mut awaited, mut watched, mut moment) = (Vec::new(), false, None);
-            for member in members.iter_mut() {
-                let missing =
-                    member.awaits_new_tables(control).map_err(|e| blame(&member.session.name, e))?;
-                for table in missing {
-                    if !awaited.contains(&table) {
-                        awaited.push(table);
-                    }
-                }
-                watched |= member.looks_at_foreign_keys().map_err(|e| blame(&member.session.name, e))?;
-            }
-            if !awaited.is_empty() {
-                let now = control.state()?.now;
-                while lock_step(context, control, members, Some(&now))? != Ended::Target {}
-                if watched {
-                    let held = moment.insert(Moment::hold(context, &awaited)?);
-                    while lock_step(context, control, members, Some(&held.target))? != Ended::Target {}
-                }
-                for member in members.iter_mut() {
-                    member.new_tables_arrived().map_err(|e| blame(&member.session.name, e))?;
-                }
-            }
-            for member in members {
-                let settled = match &unknown {
-                    Some((schema, name)) => {
-                        member.settle_unknown(context, control, (schema, name), moment.as_ref())
-                    }
-                    None => member.copy_new_tables(context, control, moment.as_ref()),
-                };
-                settled.map_err(|e| blame(&member.session.name, e))?;
+            wait_for_new_tables(context, control, members)?;
+            each(members, |member| member.copy_new_tables(context, control))?;
+            control.end_moment();
+            each(members, |member| member.finish_new_tables(context))?;
+            if let Some((schema, name)) = &unknown {
+                each(members, |member| member.settle_unknown(control, (schema, name)))?;
             }
             Ok(Ended::NewTables)
         }
     }
+}
+
+/// What a member does by itself, for all: `Member::wait_for_new_tables`. One moment serves them all.
+fn wait_for_new_tables(context: &Context, control: &mut Control, members: &mut [Member]) -> Outcome<()> {
+    let (mut missing, mut awaited, mut watched) = (Vec::new(), Vec::new(), false);
+    each(members, |member| {
+        missing.push(member.awaits_new_tables(control)?);
+        watched |= member.looks_at_foreign_keys()?;
+        Ok(())
+    })?;
+    for table in missing.iter().flatten() {
+        if !awaited.contains(table) {
+            awaited.push(table.clone());
+        }
+    }
+    if awaited.is_empty() {
+        return Ok(());
+    }
+    // One that was held for others: the stream is about to pass it.
+    control.moment = None;
+    let now = control.state()?.now;
+    while lock_step(context, control, members, Some(&now))? != Ended::Target {}
+    if watched {
+        for (member, missing) in members.iter_mut().zip(&missing) {
+            let made = member.make_new_tables(context, control, missing);
+            made.map_err(|e| blame(&member.session.name, e))?;
+        }
+        let target = control.moment.insert(Moment::hold(context, &awaited)?).target.clone();
+        while lock_step(context, control, members, Some(&target))? != Ended::Target {}
+        control.moment_is_reached();
+    }
+    each(members, Member::new_tables_arrived)
+}
+
+/// One member after the other; the first error is to be blamed on its slave.
+fn each(members: &mut [Member], mut step: impl FnMut(&mut Member) -> Result<()>) -> Outcome<()> {
+    members.iter_mut().try_for_each(|member| step(member).map_err(|e| blame(&member.session.name, e)))
 }

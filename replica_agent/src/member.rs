@@ -58,9 +58,10 @@ impl Member {
             member.finish_copy(context, control)?;
         }
         member.reporter.state(control, State::CatchingUp)?;
-        let moment = if resumes { member.wait_for_new_tables(context, control)? } else { None };
-        member.copy_new_tables(context, control, moment.as_ref())?;
-        drop(moment);
+        if resumes {
+            member.wait_for_new_tables(context, control)?;
+        }
+        member.bring_new_tables(context, control)?;
         member.finish_schema(context, control)?;
         Ok(member)
     }

@@ -17,7 +17,7 @@ use crate::check;
 use crate::commit::{create_schema, SlaveSession};
 use crate::config::{CommitMode, Config, Initial, Slave};
 use crate::control::Control;
-use crate::copy::{CapturedTable, Crew, Manner};
+use crate::copy::{CapturedTable, Crew, Manner, Master};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::lives::report_last;
@@ -131,9 +131,9 @@ fn copy_here(
     }
     cancel_on_stop(stop, cancels, || {
         let claim = session.claim();
-        let crew = Crew { config, slave, stop, cancels, claim: &claim, snapshot: None };
+        let crew = Crew { config, slave, stop, cancels, claim: &claim };
         let tables = tables.into_iter().map(|table| (table, Manner::Again)).collect();
-        let (copied, result) = crew.copy(&mut control.client, tables);
+        let (copied, result) = crew.copy(Master::Free(&mut control.client), tables);
         for copied in &copied {
             again::forget(session.parts()?.0, config.agent_name(), &slave.name, &copied.table)?;
         }

@@ -9,17 +9,18 @@ use pyreplica_tests::wait::wait_for;
 
 use crate::copy::Ends;
 
-/// The role of the agent on the first slave may change rows and nothing else.
+/// The role of the agent on the slave may change rows and nothing else.
 fn constrained(schema: &str, role: &str) -> Trio {
     constrain(Setup::new(schema).slaves(1), role)
 }
 
+/// The same, on all slaves.
 fn constrain(setup: Setup, role: &str) -> Trio {
     let trio = setup.build();
     for slave in &trio.slaves {
         slave.run(&format!(
             "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
-             grant create on database \"{}\" to {role};
+             grant create on database \"{}\" to {role}; grant create on schema public to {role};
              grant select, insert, update, delete, truncate on all tables in schema public to {role}",
             slave.name
         ));
@@ -127,7 +128,7 @@ fn what_is_connected_is_copied_as_of_one_moment() {
 
 #[test]
 fn what_is_added_is_copied_as_of_the_moment_that_the_others_have_come_to() {
-    for setup in [Setup::new(FAMILY), Setup::new(FAMILY).atomic()].map(|setup| setup.slaves(1)) {
+    for setup in [Setup::new(FAMILY).slaves(1), Setup::new(FAMILY).slaves(1).atomic()] {
         let mut trio = constrain(setup, "c_added");
         trio.master.run("select pyreplica.remove_table('a_child')");
         trio.agent.start();
@@ -163,6 +164,136 @@ fn a_table_that_is_added_while_a_group_is_copied_does_not_part_it() {
     });
     trio.catch_up_and_compare();
     assert!(!trio.agent.log().contains("panicked"), "{}", trio.agent.log());
+}
+
+/// Ends with an error where it would wait for ever.
+fn run_soon(master: &Db, sql: &str) {
+    let mut session = master.session();
+    session.run("set statement_timeout = '30s'");
+    session.run(sql);
+}
+
+/// It waits for the copy. No session of the agent may wait behind it, or none of the three would ever go on.
+#[test]
+fn the_master_may_empty_what_is_copied_as_of_a_moment() {
+    let schema = "create table seen (id int primary key); create table a_big (id int primary key);
+                  create table z (id int primary key) partition by range (id);
+                  create table z_1 partition of z for values from (0) to (10)";
+    let setup = Setup::new(schema);
+    // Who reads the filter or the partitions of a table locks them.
+    let filter = ", row_filter => 'id > 0'";
+    for (setup, filter, empty) in [
+        (setup.clone().slaves(1), "", "truncate z"),
+        (setup.clone().slaves(1), filter, "truncate z_1"),
+        (setup.clone().atomic(), "", "truncate z_1"),
+        (setup.atomic(), filter, "truncate z"),
+    ] {
+        let mut trio = constrain(setup, "c_empty");
+        trio.master.run("select pyreplica.remove_table('a_big'); select pyreplica.remove_table('z')");
+        for slave in &trio.slaves {
+            slave.run(
+                "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.02); return new; end $$;
+                 create trigger slow before insert on a_big for each row execute function slow()",
+            );
+        }
+        trio.agent.start();
+        trio.catch_up();
+        trio.master.run(&format!(
+            "insert into a_big select generate_series(1, 150); insert into z values (1);
+             select pyreplica.add_table('a_big'); select pyreplica.add_table('z'{filter})"
+        ));
+        wait_for("its copy", || {
+            let copying = "select count(*) from pg_stat_activity
+                            where datname = current_database() and state = 'active' and query ~ '^copy .*a_big'";
+            (trio.slaves[0].value(copying) == "1").then_some(())
+        });
+        run_soon(&trio.master, empty);
+        trio.catch_up_and_compare();
+        for slave in 0..trio.slaves.len() {
+            assert_eq!(trio.slaves[slave].value("select count(*) from z"), "0");
+            assert_eq!(trio.conflicts(slave), [""; 0]);
+        }
+        assert!(!trio.agent.log().contains("ERROR"), "{}", trio.agent.log());
+    }
+}
+
+#[test]
+fn tables_are_copied_together_with_those_that_are_added_while_the_stream_comes_to_them() {
+    let schema = "create table seen (id int primary key, v text); create table z (id int primary key);
+                  create table a (id int primary key, z int not null references z)";
+    for setup in [Setup::new(schema).slaves(1), Setup::new(schema).slaves(1).atomic()] {
+        let trio = constrain(setup, "c_later");
+        trio.master.run(
+            "insert into seen values (1); select pyreplica.remove_table('a'); select pyreplica.remove_table('z')",
+        );
+        trio.once().expect_code(0);
+        // GIVEN a table that was added, and a stream that is held up
+        trio.master
+            .run("insert into z values (1); select pyreplica.add_table('z'); update seen set v = 'new'");
+        let in_the_way = trio.slaves[0].begin("select from seen for update");
+        std::thread::scope(|scope| {
+            let once = scope.spawn(|| trio.once());
+            wait_for("the stream", || {
+                let waiting = "select count(*) from pg_stat_activity
+                                where datname = current_database() and wait_event_type = 'Lock'";
+                (trio.slaves[0].value(waiting) == "1").then_some(())
+            });
+            // WHEN another one is added
+            trio.master.run("select pyreplica.add_table('a'); insert into a values (1, 1)");
+            in_the_way.commit();
+            // THEN both are there, and nothing had to be begun anew
+            let done = once.join().expect("no panic").expect_code(0);
+            assert_eq!(done.text().matches("stands at log id").count(), 1, "{}", done.text());
+        });
+        trio.assert_same();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+    }
+}
+
+/// pg_dump locks them in a session of its own.
+#[test]
+fn the_master_may_empty_what_is_made_on_the_slave() {
+    let setup = Setup::new("create table seen (id int primary key)").slaves(1).schema();
+    let mut trio = constrain(setup, "c_made");
+    trio.once().expect_code(0);
+    trio.master.run(
+        "create table z (id int primary key); insert into z values (1); select pyreplica.add_table('z')",
+    );
+    let waiting = |sessions: &str| {
+        wait_for("sessions that wait for the table", || {
+            let waiting = "select count(*) from pg_locks where relation = 'z'::regclass and not granted";
+            (trio.master.value(waiting) == sessions).then_some(())
+        });
+    };
+    let before = trio.master.begin("lock table z");
+    trio.agent.start();
+    std::thread::scope(|scope| {
+        waiting("1");
+        scope.spawn(|| run_soon(&trio.master, "truncate z"));
+        waiting("2");
+        before.commit();
+    });
+    trio.catch_up_and_compare();
+    assert_eq!(trio.slaves[0].value("select count(*) from z"), "0");
+}
+
+#[test]
+fn a_table_that_was_made_before_a_kill_is_copied() {
+    for failpoint in ["schema.after_commit", "copy.before_commit", "copy.after_commit"] {
+        let setup = Setup::new("create table seen (id int primary key)").slaves(1).schema();
+        let mut trio = constrain(setup, "c_made");
+        trio.once().expect_code(0);
+        trio.master.run(
+            "create table z (id int primary key, s int references seen); insert into seen values (1);
+             insert into z values (1, 1); select pyreplica.add_table('z')",
+        );
+        trio.agent.start_to_die_at(failpoint);
+        assert!(!trio.agent.wait_exit().success());
+        trio.master.run("insert into seen values (2); insert into z values (2, 2)");
+        trio.agent.start();
+        trio.catch_up_and_compare();
+        assert_eq!(trio.conflicts(0), [""; 0]);
+    }
 }
 
 /// Foreign keys of a single partition, and to one.

@@ -1,8 +1,9 @@
 //! Several workers that copy a slave's tables, the largest first, and one that is more than a worker's share all together;
 //! or one worker, where foreign keys are looked at, and then what these connect is copied together.
 //!
-//! In: tables, and a session on the master of whoever asks. Out: each table copied, or the first error. A worker is a pair
-//! of sessions; the caller's is one of the first pair, the others last as long as the copy.
+//! In: tables, and a session on the master of whoever asks, which may hold a moment. Out: each table copied, or the first
+//! error. A worker is a pair of sessions; the caller's is one of the first pair, the others last as long as the copy.
+//! Where a moment is held there is one worker, as it is that session that reads.
 //!
 //! After an error the other workers finish the tables at hand, which the next attempt then need not copy again.
 
@@ -11,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use postgres::Client;
 
+use super::moment::Master;
 use super::progress::{Progress, Size};
 use super::split::copy_split;
 use super::table::{Job, Manner, Target};
@@ -33,8 +35,6 @@ pub struct Crew<'a> {
     pub stop: &'a Stop,
     pub cancels: &'a Cancels,
     pub claim: &'a Claim,
-    /// Of a moment that is held: the snapshot of the copy. Else each has its own.
-    pub snapshot: Option<&'a str>,
 }
 
 /// A table that is to be copied.
@@ -72,14 +72,14 @@ impl Crew<'_> {
     /// Copies all these tables; those that are copied are handed out even if another fails.
     pub fn copy(
         &self,
-        master: &mut Client,
+        mut master: Master,
         tables: Vec<(CapturedTable, Manner)>,
     ) -> (Vec<CopiedTable>, Result<()>) {
         if tables.is_empty() {
             return (Vec::new(), Ok(()));
         }
-        let planned = self.open_slave(master).and_then(|(mut slave, cancelable)| {
-            let plan = self.plan(master, &mut slave, tables)?;
+        let planned = self.open_slave(master.client()).and_then(|(mut slave, cancelable)| {
+            let plan = self.plan(&mut master, &mut slave, tables)?;
             Ok((plan, slave, cancelable))
         });
         let (Plan { split, queue, workers }, mut slave, _cancelable) = match planned {
@@ -96,7 +96,7 @@ impl Crew<'_> {
             progress: Progress::new(&self.slave.name, &sizes),
         };
         for planned in &split {
-            match copy_split(self, master, &mut slave, &self.target(), planned, &work.progress) {
+            match copy_split(self, master.client(), &mut slave, &self.target(), planned, &work.progress) {
                 Ok(copied) => lock(&work.copied).push(copied),
                 Err(e) => return (std::mem::take(&mut lock(&work.copied)), Err(e)),
             }
@@ -105,7 +105,7 @@ impl Crew<'_> {
             for _ in 1..workers {
                 scope.spawn(logging::inherit(|| work.help()));
             }
-            work.run(master, &mut slave);
+            work.run(&mut master, &mut slave);
         });
         let left = !lock(&work.left).is_empty();
         let copied = work.copied.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +136,6 @@ impl Crew<'_> {
             user: self.slave.dsn.user(),
             mapping: &self.slave.mapping,
             sequences: self.slave.sequences,
-            snapshot: self.snapshot,
         }
     }
 
@@ -144,13 +143,14 @@ impl Crew<'_> {
     /// under another snapshot, could lack what a row refers to.
     fn plan(
         &self,
-        master: &mut Client,
+        master: &mut Master,
         slave: &mut Client,
         tables: Vec<(CapturedTable, Manner)>,
     ) -> Result<Plan> {
         let schemas: Vec<_> = tables.iter().map(|(table, _)| table.schema.as_str()).collect();
         let names: Vec<_> = tables.iter().map(|(table, _)| table.name.as_str()).collect();
         let rows = master
+            .client()
             .query(include_str!("../sql/copy_sizes.sql"), &[&schemas, &names])
             .map_err(|e| Error::from_pg("could not ask the master for the sizes of tables", e))?;
         let count = |row: &postgres::Row, i| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0);
@@ -161,7 +161,7 @@ impl Crew<'_> {
         let silent = session::is_replica(slave).map_err(|e| {
             Error::from_pg(format!("could not read the settings of slave \"{}\"", self.slave.name), e)
         })?;
-        if !silent {
+        if !silent || matches!(master, Master::Held(_)) {
             let name = |Planned { table, .. }: &Planned| {
                 let (schema, name) = self.slave.mapping.target(&table.schema, &table.name);
                 quote::qualified(&schema, &name)
@@ -196,14 +196,14 @@ impl Work<'_> {
     /// A worker with sessions of its own. What it cannot do the others do.
     fn help(&self) {
         match self.crew.open_pair() {
-            Ok(mut pair) => self.run(&mut pair.master, &mut pair.slave),
+            Ok(mut pair) => self.run(&mut Master::Free(&mut pair.master), &mut pair.slave),
             Err(e) => {
                 log::warn!("slave \"{}\": copying with fewer sessions: {e:#}", self.crew.slave.name);
             }
         }
     }
 
-    fn run(&self, master: &mut Client, slave: &mut Client) {
+    fn run(&self, master: &mut Master, slave: &mut Client) {
         let target = self.crew.target();
         while let Some(connected) = self.next() {
             match copy_together(master, slave, &target, &connected, self.crew.stop, &self.progress) {

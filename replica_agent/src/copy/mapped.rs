@@ -6,7 +6,7 @@
 use std::io::BufRead;
 
 use postgres::types::ToSql;
-use postgres::Transaction;
+use postgres::{GenericClient, Transaction};
 
 use super::progress::TableProgress;
 use super::transfer::{unwrap_pg, Ends, Sent};
@@ -31,7 +31,7 @@ const BYTES: usize = 1024 * 1024;
 const HEADER: usize = 19;
 
 pub(super) fn transfer_mapped(
-    from: &mut Transaction,
+    from: &mut impl GenericClient,
     to: &mut Transaction,
     (table, source): (&CapturedTable, &str),
     mapping: &Mapping,

@@ -56,7 +56,7 @@ pub(super) fn copy_split(
     let on_slave =
         |e| Error::from_pg(format!("could not copy table \"{name}\" to slave \"{}\"", target.slave), e);
 
-    let (mut from, snapshot) = begin_reading(master, &[table], target.snapshot, crew.stop, &on_master)?;
+    let (mut from, snapshot) = begin_reading(master, &[table], crew.stop, &on_master)?;
     let id: String = from.query_one("select pg_export_snapshot()", &[]).map_err(on_master)?.get(0);
     let jobs = [Job::new(&mut from, slave, target, planned)?];
     let mut to = begin_writing(slave, &jobs, target, crew.stop, &on_slave)?;

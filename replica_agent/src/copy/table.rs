@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, Transaction};
+use postgres::{Client, GenericClient, Transaction};
 
 use super::crew::Planned;
 use super::mapped::transfer_mapped;
@@ -36,8 +36,6 @@ pub(super) struct Target<'a> {
     pub mapping: &'a Arc<Mapping>,
     /// Whether the slave's sequences follow the master's.
     pub sequences: bool,
-    /// To be taken from another session.
-    pub snapshot: Option<&'a str>,
 }
 
 /// A table that is ready to be copied.
@@ -56,7 +54,7 @@ pub(super) struct Job<'a> {
 impl<'a> Job<'a> {
     /// `from` has the table locked.
     pub fn new(
-        from: &mut Transaction,
+        from: &mut impl GenericClient,
         slave: &mut Client,
         target: &Target,
         planned: &'a Planned,
@@ -85,7 +83,7 @@ impl<'a> Job<'a> {
     /// Copies the rows that the snapshot of `from` sees, and of these only what a condition selects; gives how many.
     pub fn rows(
         &self,
-        from: &mut Transaction,
+        from: &mut impl GenericClient,
         to: &mut Transaction,
         target: &Target,
         condition: Option<&str>,
@@ -139,7 +137,7 @@ impl<'a> Job<'a> {
     /// All rows are there: says so on the slave, with the snapshot that sees them.
     pub fn record(
         &self,
-        from: &mut Transaction,
+        from: &mut impl GenericClient,
         to: &mut Transaction,
         target: &Target,
         snapshot: &str,

@@ -9,6 +9,7 @@ use postgres::error::SqlState;
 use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use super::crew::Planned;
+use super::moment::Master;
 use super::progress::Progress;
 use super::table::{stopped, Job, Manner, Target};
 use super::{CapturedTable, CopiedTable};
@@ -20,7 +21,32 @@ use crate::wake::Stop;
 
 /// Copies captured tables under one snapshot and commits them with their `copied_table` rows on the slave.
 pub(super) fn copy_together(
-    master: &mut Client,
+    master: &mut Master,
+    slave: &mut Client,
+    target: &Target,
+    connected: &Connected<Planned>,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<Vec<CopiedTable>> {
+    let client = match master {
+        Master::Free(client) => client,
+        Master::Held(moment) => {
+            let snapshot = moment.snapshot();
+            return copy_under((&mut moment.client, &snapshot), slave, target, connected, stop, progress);
+        }
+    };
+    let here: Vec<&CapturedTable> = connected.tables.iter().map(|planned| &planned.table).collect();
+    let what = describe(&here);
+    let on_master = |e| Error::from_pg(format!("could not copy {what} from the master"), e);
+    let (mut from, snapshot) = begin_reading(client, &here, stop, &on_master)?;
+    let copied = copy_under((&mut from, &snapshot), slave, target, connected, stop, progress)?;
+    from.commit().map_err(on_master)?;
+    Ok(copied)
+}
+
+/// The same in a transaction of the master that has the tables locked.
+fn copy_under(
+    (from, snapshot): (&mut impl GenericClient, &str),
     slave: &mut Client,
     target: &Target,
     connected: &Connected<Planned>,
@@ -30,12 +56,10 @@ pub(super) fn copy_together(
     let Connected { tables, circular } = connected;
     let here: Vec<&CapturedTable> = tables.iter().map(|planned| &planned.table).collect();
     let what = describe(&here);
-    let on_master = |e| Error::from_pg(format!("could not copy {what} from the master"), e);
     let on_slave = |e| Error::from_pg(format!("could not copy {what} to slave \"{}\"", target.slave), e);
 
-    let (mut from, snapshot) = begin_reading(master, &here, target.snapshot, stop, &on_master)?;
     let jobs: Vec<Job> =
-        tables.iter().map(|planned| Job::new(&mut from, slave, target, planned)).collect::<Result<_>>()?;
+        tables.iter().map(|planned| Job::new(from, slave, target, planned)).collect::<Result<_>>()?;
     let mut to = begin_writing(slave, &jobs, target, stop, &on_slave)?;
     if *circular {
         to.batch_execute("set constraints all deferred").map_err(on_slave)?;
@@ -45,8 +69,8 @@ pub(super) fn copy_together(
     for (job, planned) in jobs.iter().zip(tables) {
         let progress = progress.table(planned.size);
         let table = job
-            .rows(&mut from, &mut to, target, None, stop, &progress)
-            .and_then(|rows| job.record(&mut from, &mut to, target, &snapshot, rows))
+            .rows(from, &mut to, target, None, stop, &progress)
+            .and_then(|rows| job.record(from, &mut to, target, snapshot, rows))
             .map_err(|e| explain(e, *circular, target))?;
         lines.push(format!("copied table {}: {}", table.table.full_name(), progress.finish()));
         copied.push(table);
@@ -54,7 +78,6 @@ pub(super) fn copy_together(
     failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave).map_err(|e| explain(e, false, target))?;
     failpoint::hit("copy.after_commit");
-    from.commit().map_err(on_master)?;
     lines.iter().for_each(|line| log::info!("slave \"{}\": {line}", target.slave));
     Ok(copied)
 }
@@ -92,7 +115,6 @@ fn explain(e: Error, circular: bool, target: &Target) -> Error {
 pub(super) fn begin_reading<'a>(
     master: &'a mut Client,
     tables: &[&CapturedTable],
-    snapshot: Option<&str>,
     stop: &Stop,
     on_master: &dyn Fn(postgres::Error) -> Error,
 ) -> Result<(Transaction<'a>, String)> {
@@ -100,9 +122,6 @@ pub(super) fn begin_reading<'a>(
     let begin = master.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let mut from = begin.start().map_err(on_master)?;
     lock(&mut from, tables, (Side::Master, timeout), stop, on_master)?;
-    if let Some(id) = snapshot {
-        from.batch_execute(&format!("set transaction snapshot '{id}'")).map_err(on_master)?;
-    }
     let snapshot = from.query_one("select pg_current_snapshot()::text", &[]).map_err(on_master)?.get(0);
     from.execute("select pyreplica.flush_wal()", &[]).map_err(on_master)?;
     Ok((from, snapshot))
@@ -171,7 +190,7 @@ pub(super) fn lock(
         if !std::mem::replace(&mut told, true) {
             log::info!("copy of {what} waits for a lock of another session on the {side}");
         }
-        transaction.batch_execute("rollback to attempt").map_err(context)?;
+        transaction.batch_execute("rollback to attempt; release attempt").map_err(context)?;
     }
     Ok(())
 }

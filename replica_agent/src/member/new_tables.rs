@@ -6,7 +6,7 @@ use super::{Ended, Member};
 use crate::again;
 use crate::check_mapping;
 use crate::control::Control;
-use crate::copy::{CapturedTable, Crew, Manner, Moment};
+use crate::copy::{CapturedTable, Crew, Manner, Master, Moment};
 use crate::error::{Error, Kind, Result};
 use crate::feed::Context;
 use crate::mapping::Mapping;
@@ -32,7 +32,7 @@ impl Member {
         let mut there = oids(client, name, tables.mapping(), &made)?.into_iter();
         made.retain(|_| there.next() != Some(None));
         tables.all_due(&made);
-        match self.copy_new_tables(context, control, None) {
+        match self.bring_new_tables(context, control) {
             Err(e) if !matches!(e.kind(), Kind::Stopped | Kind::Connection) => {
                 log::warn!(
                     "slave \"{name}\": could not go on with the copy before what was changed since: {e}"
@@ -46,27 +46,23 @@ impl Member {
     /// The stream may hold a statement that makes a table which the slave lacks, or that gives one the shape which the
     /// master's has: before new tables are copied, all is applied that is there now. Where foreign keys are looked at, that
     /// ends at the moment as of which they are to be copied.
-    pub fn wait_for_new_tables(
-        &mut self,
-        context: &Context,
-        control: &mut Control,
-    ) -> Result<Option<Moment>> {
+    pub fn wait_for_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         let missing = self.awaits_new_tables(control)?;
         if missing.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
+        // These came to light on the way to one that was held for others: the stream is about to pass it.
+        control.moment = None;
         let now = control.state()?.now;
         while self.stream(context, control, Some(&now))? != Ended::Target {}
-        // Only now: the tables are locked until they are copied.
-        let moment = match self.looks_at_foreign_keys()? {
-            true => Some(Moment::hold(context, &missing)?),
-            false => None,
-        };
-        if let Some(moment) = &moment {
-            while self.stream(context, control, Some(&moment.target))? != Ended::Target {}
+        if self.looks_at_foreign_keys()? {
+            self.make_new_tables(context, control, &missing)?;
+            // Only now: the tables are locked until they are copied.
+            let target = control.moment.insert(Moment::hold(context, &missing)?).target.clone();
+            while self.stream(context, control, Some(&target))? != Ended::Target {}
+            control.moment_is_reached();
         }
-        self.new_tables_arrived()?;
-        Ok(moment)
+        self.new_tables_arrived()
     }
 
     pub fn looks_at_foreign_keys(&mut self) -> Result<bool> {
@@ -77,8 +73,8 @@ impl Member {
         Ok(!replica)
     }
 
-    /// Which tables are there to copy? Their changes are skipped until they have arrived. What a statement fills its
-    /// table with, the copy replaces.
+    /// Which tables are there to copy? None if that was known. Their changes are skipped until they have arrived. What a
+    /// statement fills its table with, the copy replaces.
     pub fn awaits_new_tables(&mut self, control: &mut Control) -> Result<Vec<CapturedTable>> {
         let captured = control.captured()?;
         let name = &self.session.name.clone();
@@ -89,7 +85,8 @@ impl Member {
             again::request(client, tables.agent(), name, table)?;
         }
         tables.wait_for(&missing, absent);
-        Ok(missing)
+        // What was awaited before, when these came to light, comes along.
+        Ok(if missing.is_empty() { missing } else { tables.awaited(captured) })
     }
 
     /// All is applied that could make them.
@@ -103,15 +100,34 @@ impl Member {
         Ok(())
     }
 
-    /// Copies the tables that are captured and not yet here.
-    pub fn copy_new_tables(
+    /// Makes those of the tables that the slave lacks, if that is the agent's to do. No moment is held: pg_dump locks the
+    /// tables by a session of its own.
+    pub fn make_new_tables(
         &mut self,
         context: &Context,
         control: &mut Control,
-        moment: Option<&Moment>,
+        missing: &[CapturedTable],
     ) -> Result<()> {
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        if !slave.schema {
+            return Ok(());
+        }
+        schema::create(config, slave, &mut control.client, missing, stop, cancels, &self.session.claim())
+    }
+
+    /// Copies the tables that are captured and not yet here, and makes what comes after their rows.
+    pub fn bring_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
+        self.copy_new_tables(context, control)?;
+        control.end_moment();
+        self.finish_new_tables(context)
+    }
+
+    /// Copies them, as of the moment that is held, if one is.
+    pub fn copy_new_tables(&mut self, context: &Context, control: &mut Control) -> Result<()> {
         // What the stream has brought since then it would not bring again.
-        let moment = moment.filter(|moment| moment.target.snapshot.includes(&self.position.snapshot));
+        let position = &self.position.snapshot;
+        control.moment.take_if(|moment| !moment.target.snapshot.includes(position));
         let captured = control.captured()?;
         let Context { config, stop, cancels, .. } = context;
         let slave = config.slave(&self.session.name)?;
@@ -119,15 +135,16 @@ impl Member {
         check_mapping::refuse(&mut control.client, slave, &captured)?;
         let (client, tables) = self.session.parts()?;
         let mut missing = tables.settle(client, &captured)?;
-        // One that was added since then may be made by a statement that the slave has not come to.
-        missing.retain(|table| tables.is_due(table));
+        // One that was added since then may be made by a statement that the slave has not come to, and is not locked.
+        let moment = control.moment.as_ref();
+        let is_held = |table: &_| moment.is_none_or(|moment| moment.holds(table));
+        missing.retain(|table| tables.is_due(table) && is_held(table));
         if !missing.is_empty() {
             self.reporter.state(control, State::Copying)?;
-            if slave.schema {
-                schema::create(config, slave, &mut control.client, &missing, stop, cancels, &claim)?;
+            if control.moment.is_none() {
+                self.make_new_tables(context, control, &missing)?;
             }
-            let snapshot = moment.map(|moment| moment.id.as_str());
-            let crew = Crew { config, slave, stop, cancels, claim: &claim, snapshot };
+            let (client, tables) = self.session.parts()?;
             // Held or in part copied by a predecessor that died, or made anew, they hold what is to be replaced.
             let asked = again::requested(client, config.agent_name(), name)?;
             let there = oids(client, name, tables.mapping(), &missing)?;
@@ -137,15 +154,28 @@ impl Member {
                 (table, if replaced { Manner::Anew } else { Manner::First })
             };
             let missing = missing.into_iter().zip(there).map(manner).collect();
-            let (copied, result) = crew.copy(&mut control.client, missing);
+            let master = match &mut control.moment {
+                Some(moment) => Master::Held(moment),
+                None => Master::Free(&mut control.client),
+            };
+            let (copied, result) = Crew { config, slave, stop, cancels, claim: &claim }.copy(master, missing);
             for copied in &copied {
                 tables.add_copied(copied)?;
                 again::forget(client, config.agent_name(), name, &copied.table)?;
             }
             result?;
         }
+        Ok(())
+    }
+
+    /// What `schema = true` makes when the rows are there.
+    pub fn finish_new_tables(&mut self, context: &Context) -> Result<()> {
+        let Context { config, stop, cancels, .. } = context;
+        let slave = config.slave(&self.session.name)?;
+        let name = &slave.name;
+        let (client, _) = self.session.parts()?;
         if schema::is_pending(client, config.agent_name(), name, Pending::Rest)? {
-            schema::finish(config, slave, Pending::Rest, stop, cancels, &claim)?;
+            schema::finish(config, slave, Pending::Rest, stop, cancels, &self.session.claim())?;
         }
         Ok(())
     }
@@ -163,15 +193,8 @@ impl Member {
         schema::finish(config, slave, Pending::Late, stop, cancels, &self.session.claim())
     }
 
-    /// The stream named this table, which the slave does not have.
-    pub fn settle_unknown(
-        &mut self,
-        context: &Context,
-        control: &mut Control,
-        (schema, name): (&str, &str),
-        moment: Option<&Moment>,
-    ) -> Result<()> {
-        self.copy_new_tables(context, control, moment)?;
+    /// The stream named this table, which the slave did not have.
+    pub fn settle_unknown(&mut self, control: &mut Control, (schema, name): (&str, &str)) -> Result<()> {
         let (client, tables) = self.session.parts()?;
         // What another member of the group met, this one may have or will meet.
         if let Some(oid) = tables.met(schema, name) {

@@ -89,8 +89,9 @@ impl Member {
             };
             batches += self.hear_of_committed(control, &mut ahead)?;
             if let Applied::UnknownTable { schema, name } = applied? {
-                let moment = self.wait_for_new_tables(context, control)?;
-                self.settle_unknown(context, control, (&schema, &name), moment.as_ref())?;
+                self.wait_for_new_tables(context, control)?;
+                self.bring_new_tables(context, control)?;
+                self.settle_unknown(control, (&schema, &name))?;
                 return Ok(Ended::NewTables);
             }
             if context.careful && batches >= CAREFUL_BATCHES {
@@ -144,8 +145,8 @@ impl Member {
                 let began = Instant::now();
                 self.session.recover(&mut |_| Ok(true))?;
                 if !self.session.tables.complete(&control.captured()?) {
-                    let moment = self.wait_for_new_tables(context, control)?;
-                    self.copy_new_tables(context, control, moment.as_ref())?;
+                    self.wait_for_new_tables(context, control)?;
+                    self.bring_new_tables(context, control)?;
                     return Ok(Ended::NewTables);
                 }
                 if target.is_none() {

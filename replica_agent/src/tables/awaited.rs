@@ -21,6 +21,12 @@ impl Tables {
         self.absent.extend(absent);
     }
 
+    /// Those of the captured tables that are awaited.
+    pub fn awaited(&self, mut captured: Vec<CapturedTable>) -> Vec<CapturedTable> {
+        captured.retain(|table| self.awaited.contains_key(&table.trigger_oid));
+        captured
+    }
+
     /// All is applied that may make the awaited tables; gives those that were absent.
     pub fn arrived(&mut self) -> Vec<CapturedTable> {
         self.due = std::mem::take(&mut self.awaited).into_keys().collect();
