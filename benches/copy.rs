@@ -1,5 +1,5 @@
 //! How fast the initial copy is: four tables beside pg_dump and pg_restore with two jobs each, one table beside psql's
-//! COPY piped into psql's COPY. All three go to tables that are there, with their indexes.
+//! COPY piped into psql's COPY, by one session and by two. All go to tables that are there, with their indexes.
 //!
 //! Fair: the same tables and servers, fsync on, text values nowhere compressed. Unfair to us: we also connect, take the
 //! position, register the slave and end in order. Not measured: a network between the servers.
@@ -24,8 +24,15 @@ fn table(name: &str, rows: usize) -> String {
     )
 }
 
-/// A database of that name on both servers, with so many captured tables, and an agent between them.
-fn pair(master: &Arc<Cluster>, slave: &Arc<Cluster>, name: &str, tables: usize, rows: usize) -> Trio {
+/// A database of that name on both servers, with so many captured tables, and an agent between them with two sessions for
+/// the copy.
+fn pair(
+    master: &Arc<Cluster>,
+    slave: &Arc<Cluster>,
+    (name, line): (&str, &str),
+    tables: usize,
+    rows: usize,
+) -> Trio {
     let source = master.create_db(name, "");
     let target = slave.create_db(name, "");
     for i in 1..=tables {
@@ -35,7 +42,7 @@ fn pair(master: &Arc<Cluster>, slave: &Arc<Cluster>, name: &str, tables: usize, 
     source.run("create extension pyreplica");
     source.run("select pyreplica.add_all_tables('public')");
     source.run("vacuum analyze");
-    Setup::new("").agent_line("copy_jobs = 2").of(source, vec![target])
+    Setup::new("").agent_line("copy_jobs = 2").agent_line(line).of(source, vec![target])
 }
 
 /// Empties the slave, so that it is a new one.
@@ -98,15 +105,11 @@ fn main() {
     let rows = std::env::var("COPY_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     let master = Cluster::start("master", SETTINGS);
     let slave = Cluster::start("slave", SETTINGS);
-    let matches: [(&str, usize, Trio, &str, Way); 2] = [
-        (
-            "4 tables, 2 jobs",
-            4,
-            pair(&master, &slave, "four", 4, rows),
-            "pg_dump, pg_restore",
-            dump_and_restore,
-        ),
-        ("1 table", 1, pair(&master, &slave, "one", 1, rows), "psql | psql", piped),
+    let pair = |name, line, tables| pair(&master, &slave, (name, line), tables, rows);
+    let matches: [(&str, usize, Trio, &str, Way); 3] = [
+        ("4 tables, 2 jobs", 4, pair("four", "", 4), "pg_dump, pg_restore", dump_and_restore),
+        ("1 table", 1, pair("one", "", 1), "psql | psql", piped),
+        ("1 table, split", 1, pair("split", "copy_split_bytes = 1", 1), "psql | psql", piped),
     ];
     println!("{:<18} {:<20} {:>9} {:>9} {:>12} {:>6}", "what", "beside", "theirs", "ours", "rows/s", "rate");
     for (what, tables, trio, beside, theirs) in &matches {
