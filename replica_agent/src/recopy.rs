@@ -133,11 +133,7 @@ fn copy_here(
         let claim = session.claim();
         let crew = Crew { config, slave, stop, cancels, claim: &claim };
         let tables = tables.into_iter().map(|table| (table, Manner::Again)).collect();
-        let (copied, result) = crew.copy(Master::Free(&mut control.client), tables);
-        for copied in &copied {
-            again::forget(session.parts()?.0, config.agent_name(), &slave.name, &copied.table)?;
-        }
-        result
+        crew.copy(Master::Free(&mut control.client), tables).1
     })
 }
 

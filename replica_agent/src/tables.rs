@@ -7,9 +7,10 @@ mod awaited;
 mod gate;
 mod held;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::again;
 use crate::config::Initial;
 use crate::copy::{CapturedTable, CopiedTable};
 use crate::error::{Error, Result};
@@ -171,6 +172,11 @@ impl Tables {
     pub fn settle(&mut self, client: &mut Pipe, captured: &[CapturedTable]) -> Result<Vec<CapturedTable>> {
         let by_trigger: HashMap<u32, Copied> =
             self.copied.values().map(|copied| (copied.trigger_oid, copied.clone())).collect();
+        // What a copy that was cut off has left is no table that is in step.
+        let cut_off = match self.initial {
+            Initial::Copy => BTreeSet::new(),
+            _ => again::requested(client, &self.agent, &self.slave)?,
+        };
         let mut to_copy = Vec::new();
         for table in captured {
             if self.knows(table) {
@@ -180,7 +186,8 @@ impl Tables {
             self.asked.retain(|_, now| now.is_some());
             if let Some(renamed) = by_trigger.get(&table.trigger_oid) {
                 self.mark(client, table, renamed.clone())?;
-            } else if self.initial == Initial::Copy {
+            } else if self.initial == Initial::Copy || cut_off.contains(&name_of(&table.schema, &table.name))
+            {
                 to_copy.push(table.clone());
             } else {
                 self.mark(client, table, Copied::in_step(table.trigger_oid))?;

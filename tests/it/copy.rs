@@ -373,6 +373,23 @@ fn a_killed_copy_goes_on() {
     }
 }
 
+/// It was asked for as long as its statement was to come.
+#[test]
+fn a_table_that_a_statement_makes_is_copied_once_though_the_agent_dies() {
+    let mut trio = Setup::new(TABLE).slaves(1).build();
+    trio.once().expect_code(0);
+    trio.agent.start_to_die_at("copy.after_commit");
+    trio.catch_up();
+    trio.master.run(
+        "select pyreplica.replicate_ddl('create table public.made (id int primary key)');
+         select pyreplica.add_table('made'); insert into made values (1)",
+    );
+    assert!(!trio.agent.wait_exit().success());
+    assert_eq!(trio.slaves[0].value("select count(*) from pyreplica_agent.copy_request"), "0");
+    trio.agent.start();
+    trio.catch_up_and_compare();
+}
+
 #[test]
 fn an_error_of_one_table_does_not_undo_the_others() {
     let schema = "create table a (id int primary key); create table b (id int primary key); create table c (id int primary key)";

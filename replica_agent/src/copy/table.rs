@@ -134,7 +134,7 @@ impl<'a> Job<'a> {
         Ok(sent.stored)
     }
 
-    /// All rows are there: says so on the slave, with the snapshot that sees them.
+    /// All rows are there: says so on the slave, with the snapshot that sees them, and nobody has to ask for them any more.
     pub fn record(
         &self,
         from: &mut impl GenericClient,
@@ -159,6 +159,11 @@ impl<'a> Job<'a> {
                     &i64::try_from(rows).unwrap_or(i64::MAX),
                     &self.table_oid,
                 ],
+            )
+            .map_err(|e| ends.on_slave(e))?;
+            to.execute(
+                include_str!("../sql/forget_copy_request.sql"),
+                &[&target.agent, &target.slave, &table.schema, &table.name],
             )
             .map_err(|e| ends.on_slave(e))?;
         }

@@ -161,7 +161,6 @@ impl Member {
             let (copied, result) = Crew { config, slave, stop, cancels, claim: &claim }.copy(master, missing);
             for copied in &copied {
                 tables.add_copied(copied)?;
-                again::forget(client, config.agent_name(), name, &copied.table)?;
             }
             result?;
         }
