@@ -1,6 +1,7 @@
 //! A large table is copied by several workers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pyreplica_tests::trio::{Setup, Trio};
 use pyreplica_tests::wait::wait_for;
@@ -37,7 +38,7 @@ fn a_large_table_is_copied_by_several_workers_under_concurrent_writes() {
             let (master, done) = (&master, &done);
             scope.spawn(move || {
                 let mut session = master.session();
-                for i in (0..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                for i in (0..300).take_while(|_| !done.load(Ordering::Relaxed)) {
                     session.run(&format!(
                         "update t set v = v || '{i}' where id % 1000 = {i} % 1000; insert into t values (50000 + {i});
                          update t set id = -id where id = {i} * 7; delete from t where id % 5000 = {i}"
@@ -48,6 +49,7 @@ fn a_large_table_is_copied_by_several_workers_under_concurrent_writes() {
             trio.agent.start();
             trio.agent.wait_for_log("copied table public.t by 3 workers");
         });
+        trio.slaves[0].run("drop trigger slow on t");
         assert_in_step(&mut trio);
     }
 }
@@ -90,6 +92,17 @@ fn a_killed_copy_of_a_large_table_begins_anew() {
     }
 }
 
+/// What it has left is not in step, whatever the configuration says.
+#[test]
+fn a_killed_copy_of_a_large_table_is_finished_with_initial_current_too() {
+    let mut trio = split(Setup::new(TABLE));
+    trio.master.run(ROWS);
+    trio.agent.start_to_die_at("copy.after_range:3");
+    assert!(!trio.agent.wait_exit().success());
+    trio.agent.configure(&trio.config().replace("initial = \"copy\"", "initial = \"current\""));
+    assert_in_step(&mut trio);
+}
+
 #[test]
 fn an_error_of_one_worker_ends_the_copy_of_the_table() {
     let mut trio = split(Setup::new(TABLE));
@@ -122,6 +135,21 @@ fn a_worker_does_not_wait_for_who_waits_for_the_copy() {
     assert_in_step(&mut trio);
 }
 
+/// The same of an index. Far workers come when the first one is at work.
+#[test]
+fn a_worker_does_not_wait_for_who_builds_an_index_anew() {
+    let mut trio = split(Setup::new(TABLE).far_slaves(Duration::from_millis(30)));
+    trio.master.run(ROWS);
+    trio.agent.start();
+    wait_for("some rows", || (trio.slaves[0].value("select count(*) > 0 from t") == "t").then_some(()));
+    let master = trio.master.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| master.run("set statement_timeout = '50s'; reindex index t_pkey"));
+        trio.agent.wait_for_log("copied table public.t by");
+    });
+    assert_in_step(&mut trio);
+}
+
 /// Whoever reads a table while it is copied again finds the rows that it had.
 #[test]
 fn a_table_that_is_copied_again_is_not_split() {
@@ -131,6 +159,7 @@ fn a_table_that_is_copied_again_is_not_split() {
     let copied = trio.agent.run(&["copy", "--table", "public.t"]).expect_code(0);
     assert!(copied.text().contains("copied table public.t: 20000 rows"), "{}", copied.text());
     trio.agent.start();
+    trio.catch_up();
     trio.agent.run(&["copy", "--table", "public.t"]).expect_code(0);
     trio.agent.wait_for_log("copied table public.t: 20000 rows");
     assert_in_step(&mut trio);

@@ -24,7 +24,7 @@ use crate::wake::Stop;
 /// filled at as many places as there are workers.
 const RANGES: u64 = 8;
 
-/// How long a helper waits for its lock. Whoever has asked for a stronger one waits for the whole copy, and it behind them.
+/// How long a helper waits for its locks. Whoever has asked for a stronger one waits for the whole copy, and it behind them.
 const LOCK_TIMEOUT: &str = "1s";
 
 /// What the workers share.
@@ -93,11 +93,6 @@ pub(super) fn copy_split(
     }
     let mut to = slave.transaction().map_err(on_slave)?;
     let copied = job.record(&mut from, &mut to, target, &snapshot, rows.into_inner())?;
-    to.execute(
-        include_str!("../sql/forget_copy_request.sql"),
-        &[&target.agent, &target.slave, &table.schema, &table.name],
-    )
-    .map_err(on_slave)?;
     failpoint::hit("copy.before_commit");
     to.commit().map_err(on_slave)?;
     failpoint::hit("copy.after_commit");
@@ -158,10 +153,11 @@ impl Ranges<'_> {
                 .isolation_level(IsolationLevel::RepeatableRead)
                 .read_only(true);
             let mut from = begin.start().map_err(failed)?;
+            // To plan a query takes locks of indexes and partitions, which REINDEX, say, may wait for.
             from.batch_execute(&format!(
-                "set local lock_timeout = '{LOCK_TIMEOUT}'; lock table {} in access share mode; \
-                 set local lock_timeout = 0; set transaction snapshot '{snapshot}'",
-                self.job.table.quoted()
+                "set local lock_timeout = '{LOCK_TIMEOUT}'; lock table {name} in access share mode; \
+                 set transaction snapshot '{snapshot}'; select from {name} limit 0; set local lock_timeout = 0",
+                name = self.job.table.quoted()
             ))
             .map_err(failed)?;
             self.run(&mut from, &mut pair.slave);
