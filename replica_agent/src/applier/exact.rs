@@ -75,7 +75,12 @@ impl Applier {
                 let emptied = partition.as_ref().map_or(wanted, std::slice::from_ref);
                 let relations: Vec<&Relation> = emptied.iter().map(|&r| decoder.relation(r)).collect();
                 self.restarted |= restart_identity;
-                self.truncate(client, &relations, *restart_identity)
+                let is_elsewhere = |&number: &usize| {
+                    let relation = decoder.relation(number);
+                    !wanted.contains(&number) && self.mapping.wants(relation.schema, relation.name)
+                };
+                let partly = change.relations().iter().any(is_elsewhere);
+                self.truncate(client, &relations, *restart_identity, partly)
             }
             Change::Statement { sql, role, settings } => {
                 // It may change any table, and any sequence.
@@ -146,7 +151,14 @@ impl Applier {
         Ok(row.map(|row| (0..row.len()).map(|i| row.get(i)).collect()))
     }
 
-    fn truncate(&mut self, client: &mut Pipe, relations: &[&Relation], restart_identity: bool) -> Result<()> {
+    /// `partly`: it emptied others as well, whose copies are later or still to come.
+    fn truncate(
+        &mut self,
+        client: &mut Pipe,
+        relations: &[&Relation],
+        restart_identity: bool,
+        partly: bool,
+    ) -> Result<()> {
         let mut targets: Vec<Arc<SlaveTable>> = Vec::new();
         for relation in relations {
             let target = self.table(client, relation)?;
@@ -158,7 +170,7 @@ impl Applier {
         }
         match targets.is_empty() {
             true => Ok(()),
-            false => truncate(client, relations[0], &targets, restart_identity),
+            false => truncate(client, relations[0], &targets, restart_identity, partly),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use postgres::error::SqlState;
 use postgres::Row;
 
 use crate::decode::Relation;
@@ -14,12 +15,14 @@ use crate::failure::{failed_on, full_name};
 use crate::pipe::Pipe;
 use crate::slave_table::SlaveTable;
 
-/// Errors name the relation.
+/// Errors name the relation. `partly`: the master emptied others in the same statement, which may refer to these and are
+/// not to be emptied here. TRUNCATE is refused then, DELETE is not.
 pub fn truncate(
     client: &mut Pipe,
     relation: &Relation,
     tables: &[Arc<SlaveTable>],
     restart_identity: bool,
+    partly: bool,
 ) -> Result<()> {
     let failed = |e| failed_on(relation, e);
     let sequences = match restart_identity {
@@ -32,9 +35,16 @@ pub fn truncate(
     let ours = sequences.iter().all(|sequence| sequence.get("owned"));
     let restart = if restart_identity && ours { " restart identity" } else { "" };
     let targets: Vec<String> = tables.iter().map(|table| table.target()).collect();
-    client.batch_execute(&format!("truncate {}{restart}", targets.join(", "))).map_err(failed)?;
-    if ours {
-        return Ok(());
+    let truncate = format!("savepoint emptied; truncate {}{restart}", targets.join(", "));
+    match client.batch_execute(&truncate) {
+        Ok(()) if ours => return Ok(()),
+        Ok(()) => {}
+        Err(e) if partly && e.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+            let delete: Vec<String> = targets.iter().map(|target| format!("delete from {target}")).collect();
+            let delete = format!("rollback to savepoint emptied; {}", delete.join("; "));
+            client.batch_execute(&delete).map_err(failed)?;
+        }
+        Err(e) => return Err(failed(e)),
     }
     may_set(relation, &sequences)?;
     for sequence in &sequences {
