@@ -27,7 +27,7 @@ mod either;
 /// Both sides: the text form of every value, and no limit that would end a session of ours for being patient.
 const PINNED: &[(&str, &str)] = &[
     ("client_encoding", "UTF8"),
-    ("DateStyle", "ISO"),
+    ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("array_nulls", "on"),

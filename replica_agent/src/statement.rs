@@ -133,10 +133,8 @@ fn insert(
     ))
 }
 
-/// Text of the log is read by the input function of the column's own type.
 fn new_value(table: &SlaveTable, column: &Column, parameter: String) -> Result<String> {
-    let here = table.column(column.name)?;
-    Ok(if column.binary { here.cast(column.type_oid, parameter) } else { parameter })
+    Ok(table.column(column.name)?.cast(column.type_oid, parameter))
 }
 
 /// The cast makes the parameter the column's own type, so that its index is used whatever type the master has.

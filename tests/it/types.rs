@@ -117,19 +117,23 @@ fn generated_and_identity_columns_are_as_on_the_master() {
 /// PostgreSQL would not make such casts by itself.
 #[test]
 fn types_that_only_a_cast_connects_stream_as_they_are_copied() {
-    let mut trio = Setup::new("create table t (id int primary key, m text, n text, b int)")
-        .slave_schema("create type mood as enum ('sad', 'ok'); create table t (id text primary key, m mood, n int, b boolean)")
+    let mut trio = Setup::new("create table t (id int primary key, m text, n text, b int, j jsonb, d text)")
+        .slave_schema("create type mood as enum ('sad', 'ok'); create table t (id text primary key, m mood, n int, b boolean, j int, d date)")
         .slaves(1)
         .build();
-    trio.master.run("insert into t values (0, 'sad', '7', 0)");
+    trio.master.run(&format!("alter database \"{}\" set datestyle = 'ISO, DMY'", trio.master.name));
+    trio.master.run("insert into t values (0, 'sad', '7', 0, '5', '01/02/2020')");
     trio.agent.start();
     trio.catch_up();
-    trio.master.run("insert into t values (1, 'ok', '-7', 1)");
-    trio.master.run("update t set m = 'ok', n = '8', b = 1 where id = 0");
-    trio.master.run("insert into t select i, 'sad', i, 0 from generate_series(2, 2000) i");
+    trio.master.run("insert into t values (1, 'ok', '-7', 1, '6', '01/02/2020')");
+    trio.master.run("update t set m = 'ok', n = '8', b = 1, j = '7' where id = 0");
+    trio.master.run(
+        "insert into t select i, 'sad', i, 0, to_jsonb(i), '01/02/2020' from generate_series(2, 2000) i",
+    );
     trio.master.run("update t set m = 'ok', n = n::int + 1, b = 1 where id > 1");
     trio.catch_up();
-    let sql = "select id::int, m, n::int, b::int from t order by 1";
+    let sql = "select id::int, m, n::int, b::int, j::int, date '2020-01-02' from t order by 1";
+    assert_eq!(trio.slaves[0].value("select count(*) from t where d = '2020-01-02'"), "2001");
     assert_eq!(trio.master.rows(sql), trio.slaves[0].rows(sql));
     assert_eq!(trio.conflicts(0), [""; 0]);
 }
