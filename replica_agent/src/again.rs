@@ -130,9 +130,15 @@ impl Member {
         }
         let (client, tables) = self.session.parts()?;
         let Some(name) = requested(client, agent, &slave)?.into_iter().next() else { return Ok(()) };
-        let captured = control.captured()?;
+        let captured = tables.mapping().wanted(control.captured()?);
         let Some(table) = captured.into_iter().find(|t| (&t.schema, &t.name) == (&name.0, &name.1)) else {
-            return note_error(client, agent, &slave, &name, "the table is not captured on the master");
+            return note_error(
+                client,
+                agent,
+                &slave,
+                &name,
+                "the table is not captured on the master, or left out for this slave",
+            );
         };
         log::info!("slave \"{slave}\": copying table {} again", table.full_name());
         tables.hold(client, &table)?;
