@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_link_waits_for_the_one_before_it() {
         let table = table();
-        let column = |name| Column { name, type_oid: 0, binary: false };
+        let column = |name| Column { name, type_oid: 23, binary: true };
         let (id, name, no) = (column("id"), column("name"), column("no"));
         let check = |operation, key: &[&Column], set: &[&Column], parameters, expected: &str| {
             let sql = link(&table, operation, key, set, parameters).unwrap().unwrap();
