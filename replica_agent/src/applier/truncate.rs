@@ -35,13 +35,15 @@ pub fn truncate(
     let ours = sequences.iter().all(|sequence| sequence.get("owned"));
     let restart = if restart_identity && ours { " restart identity" } else { "" };
     let targets: Vec<String> = tables.iter().map(|table| table.target()).collect();
-    let truncate = format!("savepoint emptied; truncate {}{restart}", targets.join(", "));
+    let truncate =
+        format!("savepoint emptied; truncate {}{restart}; release savepoint emptied", targets.join(", "));
     match client.batch_execute(&truncate) {
         Ok(()) if ours => return Ok(()),
         Ok(()) => {}
         Err(e) if partly && e.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
             let delete: Vec<String> = targets.iter().map(|target| format!("delete from {target}")).collect();
-            let delete = format!("rollback to savepoint emptied; {}", delete.join("; "));
+            let delete =
+                format!("rollback to savepoint emptied; release savepoint emptied; {}", delete.join("; "));
             client.batch_execute(&delete).map_err(failed)?;
         }
         Err(e) => return Err(failed(e)),

@@ -162,20 +162,18 @@ impl Applier {
         client: &mut Pipe,
         apply: &mut dyn FnMut(&mut Applier, &mut Pipe) -> Result<()>,
     ) -> Result<()> {
-        let run = |client: &mut Pipe, sql: &str| {
-            client.batch_execute(sql).map_err(|e| Error::from_pg("could not fire deferred triggers", e))
-        };
-        run(client, "savepoint none_pending")?;
-        let applied = apply(self, client);
-        let is_pending = |e: &Error| e.sqlstate() == Some("55006");
-        if !applied.as_ref().is_err_and(is_pending) {
-            return applied;
+        client.send_batch("savepoint none_pending".to_owned());
+        let mut applied = apply(self, client);
+        if applied.as_ref().is_err_and(|e| e.sqlstate() == Some("55006")) {
+            let fire = "rollback to savepoint none_pending; set constraints all immediate; set constraints all deferred";
+            client.batch_execute(fire).map_err(|e| Error::from_pg("could not fire deferred triggers", e))?;
+            applied = apply(self, client);
         }
-        run(
-            client,
-            "rollback to savepoint none_pending; set constraints all immediate; set constraints all deferred",
-        )?;
-        apply(self, client)
+        if applied.is_ok() {
+            // Or they would nest.
+            client.send_batch("release savepoint none_pending".to_owned());
+        }
+        applied
     }
 
     /// Which of its relations a change is to be applied to.
